@@ -1,0 +1,274 @@
+//! Everything an operator can choose, as one plain value.
+//!
+//! In: nothing; `Settings::default()` is what a bare `nightjar` does, and `config/toml.rs` and
+//! `cli.rs` change fields of it. Out: the value that every room reads. Each field names its unit
+//! and what happens at the limit; `docs/configuration.md` says the same to operators, and a test
+//! in `config/toml.rs` compares the two. This file knows no file format, no clock and no socket.
+//!
+//! Where a field says "refused", the Reason Code is the one a 5.0 client sees; a 3.x client gets
+//! the nearest thing its protocol has, which is the close of its Network Connection.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// The port of MQTT without TLS.
+pub const DEFAULT_PORT: u16 = 1883;
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Settings {
+    // Who may connect, and where.
+    /// Addresses to accept Network Connections on. Never empty: a file that defines none gets the
+    /// two loopback addresses, and `local_only` is true.
+    pub listeners: Vec<ListenerSettings>,
+    /// True when nobody chose a listener, so that only this machine can connect. Not a key of the
+    /// file; the start log and the default of `allow_anonymous` depend on it.
+    pub local_only: bool,
+    /// Whether a CONNECT without a User Name is accepted. Without a choice: true in local-only
+    /// mode, false as soon as a listener is defined. Refused with 0x87 (Not authorized).
+    pub allow_anonymous: bool,
+    /// Network Connections at the same time; 0 = as many as file descriptors allow. At the limit a
+    /// new one is closed before anything is read from it.
+    pub connections_max: u64,
+    /// Seconds from accepting a Network Connection to its whole CONNECT, authentication included;
+    /// then it is closed. 0 = no limit.
+    pub connect_timeout_seconds: u32,
+    /// Seconds that a client may be silent, sent as Server Keep Alive when the client asks for more
+    /// or for none; 0 = the client's own Keep Alive holds. A 3.x client, which cannot be told, keeps
+    /// its own.
+    pub keep_alive_max: u16,
+    /// Seconds that a stop may spend on telling clients and writing what is pending; then it stops
+    /// anyway.
+    pub shutdown_timeout_seconds: u32,
+
+    // Threads.
+    /// Shards, each one thread; `None` = as many as CPUs this process may use. Between 1 and 256.
+    pub shards: Option<usize>,
+
+    // Packets.
+    /// Bytes of the largest Control Packet read from a client, header included; announced as
+    /// Maximum Packet Size. A larger one: DISCONNECT 0x95 and close, before its body is read.
+    pub max_packet_size: u32,
+    /// Bytes of the largest packet read before CONNECT was accepted, and of what is kept unread
+    /// while an authentication is pending. A larger one: close, before its body is read.
+    pub pre_auth_packet_size_max: u32,
+    /// Levels of a Topic Name or Topic Filter. More: DISCONNECT 0x90 or SUBACK 0x8F.
+    pub topic_levels_max: u16,
+    /// User Properties of one packet. More: DISCONNECT 0x97 and close.
+    pub user_properties_max: u16,
+    /// Topic Filters of one SUBSCRIBE or UNSUBSCRIBE. More: DISCONNECT 0x97 and close.
+    pub topic_filters_max: u16,
+
+    // What CONNACK offers.
+    /// QoS 1 and 2 messages that a 5.0 client may have unacknowledged towards us; announced as
+    /// Receive Maximum. More: DISCONNECT 0x93 (D22). Between 1 and 65,535.
+    pub receive_maximum: u16,
+    /// Topic Aliases a client may use towards us; announced as Topic Alias Maximum. 0 = none. A
+    /// higher alias: DISCONNECT 0x94.
+    pub topic_alias_maximum: u16,
+    /// Topic Aliases we use towards a client, if it allows as many. At the limit topics are sent in
+    /// full. 0 = none.
+    pub topic_alias_maximum_outbound: u16,
+    /// Highest QoS a client may publish with: 0, 1 or 2. Above: DISCONNECT 0x9B; a SUBSCRIBE is
+    /// granted at most this.
+    pub maximum_qos: u8,
+    /// Whether retained messages are supported. If not: a PUBLISH or Will with RETAIN 1 is refused
+    /// with 0x9A.
+    pub retain_available: bool,
+    /// Whether Topic Filters may hold `+` and `#`. If not: SUBACK 0xA2.
+    pub wildcard_subscription_available: bool,
+    /// Whether `$share/...` may be subscribed. If not: SUBACK 0x9E.
+    pub shared_subscription_available: bool,
+    /// Whether SUBSCRIBE may carry a Subscription Identifier. If not: DISCONNECT 0xA1.
+    pub subscription_identifier_available: bool,
+    /// Whether answers carry a Reason String that explains a refusal (D24).
+    pub reason_strings: bool,
+
+    // Sessions.
+    /// Seconds, the longest Session Expiry Interval granted to a 5.0 client, which is told in
+    /// CONNACK when it asked for more; `u32::MAX` = sessions may last for ever.
+    pub session_expiry_interval_max: u32,
+    /// Seconds a 3.x session with clean session 0 outlives its Network Connection; `u32::MAX` = for
+    /// ever.
+    pub v3_session_expiry_interval: u32,
+    /// Sessions, connected or not. At the limit a CONNECT that needs a new one is refused with 0x97;
+    /// an existing session can still be resumed.
+    pub sessions_max: u64,
+    /// Subscriptions of one session. At the limit a new one gets SUBACK 0x97; replacing one works.
+    pub subscriptions_per_session_max: u32,
+    /// Subscriptions of all sessions. At the limit a new one gets SUBACK 0x97.
+    pub subscriptions_max: u64,
+    /// Bytes of all Will Messages held. At the limit a CONNECT with a Will is refused with 0x97.
+    pub will_bytes_max: u64,
+
+    // Flow towards subscribers.
+    /// QoS 1 and 2 messages sent to a client and not acknowledged; the client's Receive Maximum
+    /// holds if it is lower. At the limit further messages wait in the session's queue. Between 1
+    /// and 65,535.
+    pub inflight_messages_max: u16,
+    /// Messages queued for one session; 0 = bound by bytes only. At the limit `queue_policy` holds.
+    pub queue_messages_max: u64,
+    /// Bytes queued for one session. At the limit `queue_policy` holds.
+    pub queue_bytes_max: u64,
+    /// Bytes queued for all sessions together. At the limit `queue_policy` holds for every session.
+    pub queue_total_bytes_max: u64,
+    /// What a full queue does with one more message (D1).
+    pub queue_policy: QueuePolicy,
+    /// Whether QoS 0 messages are queued for sessions that are not connected.
+    pub queue_qos0: bool,
+    /// Bytes waiting to be written to one Network Connection. At the limit QoS 0 messages for it
+    /// are dropped and counted, and QoS 1 and 2 stay in the session's queue.
+    pub send_buffer_bytes_max: u32,
+    /// Bytes waiting to be written to all Network Connections. At the limit as
+    /// `send_buffer_bytes_max`, for every connection.
+    pub send_bytes_max: u64,
+    /// Bytes of deliveries on their way from one shard to another, for each pair of shards. At the
+    /// limit the sending shard stops reading from its publishers until half is taken.
+    pub mail_bytes_max: u64,
+
+    // Flow from publishers.
+    /// Bytes of packets that have arrived in part, over all Network Connections. At the limit the
+    /// connection with the largest part that makes no progress is closed (D19).
+    pub receive_bytes_max: u64,
+    /// QoS 2 messages that a 3.x session may leave without PUBREL. At the limit its PUBLISH waits
+    /// (PUBREL is still read), at most `qos2_wait_seconds` (D22). At least 1.
+    pub qos2_unreleased_max: u16,
+    /// Bytes of those messages. At the limit as `qos2_unreleased_max`.
+    pub qos2_unreleased_bytes_max: u64,
+    /// Seconds a PUBLISH waits at either of those two limits; then the connection is closed.
+    pub qos2_wait_seconds: u32,
+
+    // Retained messages.
+    /// Retained messages. At the limit one for a new topic is refused with 0x97; replacing and
+    /// deleting work.
+    pub retained_count_max: u64,
+    /// Bytes of all retained messages, topics included. At the limit what would grow is refused with
+    /// 0x97; replacing with fewer bytes and deleting work.
+    pub retained_bytes_max: u64,
+
+    // Log.
+    /// Which lines reach standard error.
+    pub log_level: LogLevel,
+}
+
+/// One address to accept Network Connections on.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ListenerSettings {
+    /// Port 0 lets the operating system choose, and the log says which one it was.
+    pub address: SocketAddr,
+}
+
+/// What a full queue does with one more message (D1).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum QueuePolicy {
+    /// A full session is skipped and counted; if no matching session has room, the publisher gets
+    /// 0x97 (a 3.x publisher no acknowledgement).
+    #[default]
+    Refuse,
+    /// The new message is dropped for that session and counted, the publisher sees success.
+    DropNewest,
+    /// The oldest message that is not in flight makes room, and is counted.
+    DropOldest,
+}
+
+/// Which log lines are written; each level includes those before it.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub enum LogLevel {
+    None,
+    Error,
+    Warning,
+    #[default]
+    Information,
+    Debug,
+    /// Every packet. What `-v` asks for.
+    All,
+}
+
+impl Settings {
+    /// The two loopback listeners that a bare `nightjar`, or `nightjar -p PORT`, opens.
+    pub fn loopback_listeners(port: u16) -> [ListenerSettings; 2] {
+        [
+            IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ]
+        .map(|address| ListenerSettings {
+            address: SocketAddr::new(address, port),
+        })
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listeners: Self::loopback_listeners(DEFAULT_PORT).into(),
+            local_only: true,
+            allow_anonymous: true,
+            connections_max: 0,
+            connect_timeout_seconds: 10,
+            keep_alive_max: 0,
+            shutdown_timeout_seconds: 5,
+            shards: None,
+            max_packet_size: 2_000_000,
+            pre_auth_packet_size_max: 65_536,
+            topic_levels_max: 200,
+            user_properties_max: 1_000,
+            topic_filters_max: 10_000,
+            receive_maximum: 20,
+            topic_alias_maximum: 10,
+            topic_alias_maximum_outbound: 10,
+            maximum_qos: 2,
+            retain_available: true,
+            wildcard_subscription_available: true,
+            shared_subscription_available: true,
+            subscription_identifier_available: true,
+            reason_strings: false,
+            session_expiry_interval_max: u32::MAX,
+            v3_session_expiry_interval: u32::MAX,
+            sessions_max: 1_000_000,
+            subscriptions_per_session_max: 100_000,
+            subscriptions_max: 10_000_000,
+            will_bytes_max: 256 * MIB,
+            inflight_messages_max: 1_000,
+            queue_messages_max: 0,
+            queue_bytes_max: 256 * MIB,
+            queue_total_bytes_max: 4_096 * MIB,
+            queue_policy: QueuePolicy::Refuse,
+            queue_qos0: false,
+            send_buffer_bytes_max: 1_048_576,
+            send_bytes_max: 512 * MIB,
+            mail_bytes_max: 16 * MIB,
+            receive_bytes_max: 256 * MIB,
+            qos2_unreleased_max: 1_000,
+            qos2_unreleased_bytes_max: 16 * MIB,
+            qos2_wait_seconds: 60,
+            retained_count_max: 1_000_000,
+            retained_bytes_max: 1_024 * MIB,
+            log_level: LogLevel::Information,
+        }
+    }
+}
+
+const MIB: u64 = 1_048_576;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_broker_listens_on_loopback_only() {
+        let settings = Settings::default();
+        assert!(settings.local_only && settings.allow_anonymous);
+        assert_eq!(settings.listeners.len(), 2);
+        for listener in &settings.listeners {
+            assert!(listener.address.ip().is_loopback());
+            assert_eq!(listener.address.port(), 1883);
+        }
+    }
+
+    /// A 5.0 CONNACK shows these three; Mosquitto's clients and tests compare its bytes.
+    #[test]
+    fn connack_limits_are_those_of_mosquitto() {
+        let settings = Settings::default();
+        assert_eq!(settings.topic_alias_maximum, 10);
+        assert_eq!(settings.max_packet_size, 2_000_000);
+        assert_eq!(settings.receive_maximum, 20);
+    }
+}
