@@ -1,0 +1,77 @@
+//! The harness: starts the real `nightjar` binary and talks to it in raw bytes.
+//!
+//! Comes in: what a test wants the broker started with, and bytes written by hand. Goes out: bytes, exactly as the broker sent them.
+//! It deliberately does not know the codec: a test that decoded with the code under test could not see that code's mistakes.
+//!
+//! ```no_run
+//! use harness::{Broker, Client, bytes, packet};
+//!
+//! let broker = Broker::start();                          // real process, OS-chosen loopback port, killed on drop
+//! let mut client = Client::connect_v5(&broker, "id", ""); // CONNECT sent, success CONNACK read (`client.connack` holds its bytes)
+//! client.send(&bytes("82 r7 m1 v0 s1 'p' 01"));          // the payload language of the byte-exact exchanges, see `bytes`
+//! client.expect("90 r4 m1 v0 01");                       // exactly these bytes, within `timeout()`
+//! client.send(&packet("32", "s'p' m1 v0 'hello'"));      // `packet` works out the Remaining Length; s'p' = length and text
+//! assert_eq!(client.receive_packet(), bytes("32 r11 s1 'p' m1 v0 'hello'"));
+//! client.expect("40 r2 m1");
+//! client.expect_nothing_until_pingresp();                // PINGREQ; the next bytes must be the PINGRESP
+//! client.send(&bytes("e0 00"));
+//! client.expect_close();                                 // end of file or reset, and not one byte before it
+//! ```
+//!
+//! | want | use |
+//! |---|---|
+//! | a broker with arguments, TOML (`-c`), environment | `Broker::options().argument("-v").toml("..").environment("K", "V").start()`; `{port}` in the TOML is replaced |
+//! | its port, pid, memory, log | `broker.port`, `.process_id()`, `.resident_bytes()`, `.log()`, `.wait_for_log("text")` |
+//! | SIGTERM and the exit status | `broker.terminate()`; bounded by 10 s |
+//! | a TCP connection and nothing else | `Client::open(&broker)` |
+//! | CONNECT with anything in it | `Connect::v5("id").keep_alive(10).clean(false).properties("11 L60").will("t", "payload", 1, false).bytes()` |
+//! | ... sent, with the CONNACK read | `Client::connect(&broker, &connect)` (panics unless its code is 0) |
+//! | a property section | `properties("11 L60 26 s'k' s'v'")` = length and bytes; as words: `packet("30", &format!("s't' {} 'x'", hex(&properties("01 01"))))` |
+//! | every byte up to the close | `client.receive_to_close()` |
+//! | longer waits (keep alive, will delay) | `client.set_timeout(Duration::from_secs(3))` |
+//! | waiting for something that is not a byte | `wait_until("what", Duration, \|\| condition)` |
+//!
+//! Environment: `NIGHTJAR_BIN` (another binary; Mosquitto's understands `-p` as well), `NIGHTJAR_TEST_ADDR` (a broker that is already
+//! running, for tests that need no options; `NIGHTJAR_TEST_PID` lets them read its memory), `NIGHTJAR_TEST_TIMEOUT_MS` (default 1000).
+
+mod broker;
+mod bytes;
+mod client;
+mod connect;
+
+pub use broker::{Broker, Options};
+pub use bytes::{
+    bytes, hex, packet, parse_bytes, properties, text_with_length, variable_byte_integer,
+};
+pub use client::{Client, Unexpected};
+pub use connect::Connect;
+
+use std::time::{Duration, Instant};
+
+/// How long a test waits for bytes or for the close of a connection before it fails.
+pub fn timeout() -> Duration {
+    let milliseconds = std::env::var("NIGHTJAR_TEST_TIMEOUT_MS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(1000);
+    Duration::from_millis(milliseconds)
+}
+
+/// The present moment; tests run in real time, so the harness has its own clock.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "tests measure a process from outside and do not share the broker's clock"
+)]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// Polls `condition` until it holds; for state that has no event (the memory of a process). Panics after `limit`.
+#[track_caller]
+pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    let deadline = now() + limit;
+    while !condition() {
+        assert!(now() < deadline, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
