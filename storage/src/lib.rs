@@ -1,1 +1,26 @@
-//! To be filled.
+//! What survives a power cut.
+//!
+//! Comes in: batches of [`Operation`]s, plain values that say what changed for a session, a queue or a retained message.
+//! Goes out: a durable mark that releases acknowledgements ([`Journal`]), and after a restart the sessions, queues and
+//! retained messages that those operations add up to ([`Checkpoint`]).
+//! Does not know: Network Connections, packets, topic matching, clocks, or how much is too much for a session.
+//!
+//! In walking order: `operation` is the vocabulary, `journal` and `checkpoint` are the two promises an engine makes,
+//! `memory` is the engine that keeps both in memory and the [`Image`] that every other engine is compared with,
+//! `contract` is the test suite that every engine must pass.
+
+mod checkpoint;
+pub mod contract;
+mod error;
+mod journal;
+mod memory;
+mod operation;
+
+pub use checkpoint::{Checkpoint, QueuedMessage, QueuedState, Record, Sequence, Table};
+pub use error::StorageError;
+pub use journal::{Full, Journal, JournalStatus, Lsn, epoch, first_lsn_of, restore};
+pub use memory::{Image, MemoryEngine};
+pub use operation::{
+    Batch, ClockRecord, MessageId, Operation, Owner, OwnerEntry, SessionRecord, StoredMessage,
+    SubscriptionRecord, WillRecord,
+};

@@ -1,0 +1,151 @@
+//! The checkpoint: what is kept for long, in a form that can be read without replaying its history.
+//!
+//! Comes in: operations that are durable in the journal. Goes out: records. It is read at a start, and when a session
+//! comes back to a queue that is longer than what is held in memory; never on the way of a PUBLISH.
+
+use std::sync::Arc;
+
+use crate::error::StorageError;
+use crate::journal::Lsn;
+use crate::operation::{
+    ClockRecord, MessageId, Operation, Owner, SessionRecord, StoredMessage, SubscriptionRecord,
+};
+
+/// The place of a message in its owner's queue. Ascending in the order of the queue, with gaps; the first is above 0.
+pub type Sequence = u64;
+
+/// What is kept for long: sessions, subscriptions, queues, in-flight state, retained messages.
+pub trait Checkpoint: Send + Sync {
+    /// Takes operations with consecutive Lsns, the last of which is `upto`. Operations that were applied before are
+    /// skipped, so that a replay after a crash changes nothing.
+    fn apply(&mut self, operations: &[Operation], upto: Lsn) -> Result<(), StorageError>;
+
+    /// The record of one session.
+    fn session(&self, client_id: &str) -> Result<Option<SessionRecord>, StorageError>;
+
+    /// At most `limit` messages of one owner's queue, from the first one behind `after`; 0 is before the first. Messages
+    /// that are in flight are among them. The work does not depend on what others own (D7).
+    fn queue(
+        &self,
+        owner: &Owner,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<Vec<QueuedMessage>, StorageError>;
+
+    /// Visits every record of one table, ordered by its key.
+    fn scan(&self, table: Table, visit: &mut dyn FnMut(Record)) -> Result<(), StorageError>;
+}
+
+/// One message in one owner's queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueuedMessage {
+    pub sequence: Sequence,
+    pub message_id: MessageId,
+    pub qos: nightjar_codec::QoS,
+    /// The RETAIN flag as it will be sent.
+    pub retain: bool,
+    pub subscription_identifiers: Vec<u32>,
+    pub state: QueuedState,
+    /// The owner that handed the message over, and the place it had there.
+    pub came_from: Option<(Owner, Sequence)>,
+}
+
+/// How far the delivery of a queued message has come.
+///
+/// `order` is ascending in the order in which packet ids were assigned and PUBRECs came, which is the order of sending
+/// again [MQTT-4.6.0-1] [MQTT-4.6.0-4]; it may differ from the order of the queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QueuedState {
+    Waiting(Arc<StoredMessage>),
+    /// A PUBLISH with this packet id may have been sent.
+    Sent {
+        packet_id: u16,
+        order: u64,
+        message: Arc<StoredMessage>,
+    },
+    /// PUBREC came, PUBREL is due until PUBCOMP comes.
+    Released {
+        packet_id: u16,
+        order: u64,
+    },
+}
+
+impl QueuedState {
+    /// The message, unless it is not needed any more.
+    pub fn message(&self) -> Option<&Arc<StoredMessage>> {
+        match self {
+            Self::Waiting(message) | Self::Sent { message, .. } => Some(message),
+            Self::Released { .. } => None,
+        }
+    }
+
+    /// The packet id in use, if there is one.
+    pub fn packet_id(&self) -> Option<u16> {
+        match self {
+            Self::Waiting(_) => None,
+            Self::Sent { packet_id, .. } | Self::Released { packet_id, .. } => Some(*packet_id),
+        }
+    }
+}
+
+/// What [`Checkpoint::scan`] can go through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// By client id.
+    Sessions,
+    /// By client id, then topic filter.
+    Subscriptions,
+    /// By owner (sessions before groups), then sequence.
+    Queues,
+    /// By client id, then packet id.
+    ReceivedQos2,
+    /// By message id; every message that is in somebody's queue.
+    Messages,
+    /// By topic.
+    Retained,
+    /// One record, or none.
+    Clock,
+}
+
+impl Table {
+    pub const ALL: [Self; 7] = [
+        Self::Sessions,
+        Self::Subscriptions,
+        Self::Queues,
+        Self::ReceivedQos2,
+        Self::Messages,
+        Self::Retained,
+        Self::Clock,
+    ];
+}
+
+/// One row of a [`Table`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    Session {
+        client_id: Box<str>,
+        session: SessionRecord,
+    },
+    Subscription {
+        client_id: Box<str>,
+        topic_filter: Box<str>,
+        subscription: SubscriptionRecord,
+    },
+    Queued {
+        owner: Owner,
+        queued: QueuedMessage,
+    },
+    ReceivedQos2 {
+        client_id: Box<str>,
+        packet_id: u16,
+    },
+    /// `owners` is the number of queues that hold the message; never 0.
+    Message {
+        message: Arc<StoredMessage>,
+        owners: u32,
+    },
+    Retained {
+        message: Arc<StoredMessage>,
+    },
+    Clock(ClockRecord),
+}

@@ -1,0 +1,24 @@
+//! What can go wrong in the world below the store. A value, never a panic: disks fail.
+
+use std::fmt;
+
+/// Why an engine could not read or write what it keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StorageError {
+    /// The medium refused; what is durable stays so, but this handle takes nothing any more (D5).
+    Failed { reason: Box<str> },
+    /// What was read back is not what was written.
+    Corrupt { what: Box<str> },
+}
+
+impl fmt::Display for StorageError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed { reason } => write!(formatter, "the store failed: {reason}"),
+            Self::Corrupt { what } => write!(formatter, "the store is corrupt: {what}"),
+        }
+    }
+}
+
+impl std::error::Error for StorageError {}
