@@ -29,7 +29,7 @@ pub struct Settings {
     /// new one is closed before anything is read from it.
     pub connections_max: u64,
     /// Seconds from accepting a Network Connection to its whole CONNECT, authentication included;
-    /// then it is closed. 0 = no limit.
+    /// then it is closed. At least 1.
     pub connect_timeout_seconds: u32,
     /// Seconds that a client may be silent, sent as Server Keep Alive when the client asks for more
     /// or for none; 0 = the client's own Keep Alive holds. A 3.x client, which cannot be told, keeps
@@ -192,6 +192,11 @@ impl Settings {
         .map(|address| ListenerSettings {
             address: SocketAddr::new(address, port),
         })
+    }
+
+    /// True when no client can be accepted: nobody without a name, and there are no names.
+    pub fn refuses_everybody(&self) -> bool {
+        !self.allow_anonymous
     }
 }
 

@@ -1,0 +1,491 @@
+//! The command line, as Mosquitto's users type it.
+//!
+//! In: the arguments. Out: what to do, with the configuration file already read, or one line for
+//! standard error; `main.rs` prints and exits (0, or `EXIT_INVALID`). Mosquitto's rules: `-p`
+//! opens loopback listeners and is ignored when the file defines a listener; `-v` and `-q` override
+//! the file's log level, and `-q` overrides `-v`.
+
+use crate::config::{self, ConfigError};
+use crate::settings::{LogLevel, Settings};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{ArgAction, Parser};
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+
+/// Reads the arguments, the program's own name first, and the configuration file they name.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, CliError> {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => return explain(&error),
+    };
+    let ports = ports(&arguments.port)?;
+    let mut start = Start {
+        settings: Settings::default(),
+        config_file: arguments.config_file,
+        ports_ignored: false,
+    };
+    if let Some(path) = &start.config_file {
+        start.settings = config::load(path).map_err(CliError::Config)?;
+    }
+    if arguments.test_config {
+        return match start.config_file {
+            Some(path) => Ok(Invocation::Print(format!(
+                "Configuration file '{}' is OK.\n",
+                path.display()
+            ))),
+            None => Err(CliError::NothingToTest),
+        };
+    }
+    if !ports.is_empty() {
+        if start.settings.local_only {
+            let listeners = ports.iter().copied().flat_map(Settings::loopback_listeners);
+            start.settings.listeners = listeners.collect();
+        } else {
+            start.ports_ignored = true;
+        }
+    }
+    if arguments.verbose > 0 {
+        start.settings.log_level = LogLevel::All;
+    }
+    if arguments.quiet > 0 {
+        start.settings.log_level = LogLevel::None;
+    }
+    Ok(Invocation::Run(Box::new(start)))
+}
+
+/// What the arguments ask for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Invocation {
+    /// Serve until told to stop.
+    Run(Box<Start>),
+    /// Write this to standard output and exit with 0.
+    Print(String),
+}
+
+/// A broker about to start.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Start {
+    pub settings: Settings,
+    pub config_file: Option<PathBuf>,
+    /// `-p` was given, but the file defines listeners.
+    pub ports_ignored: bool,
+}
+
+impl Start {
+    /// Writes the first lines of the log. Call it once `logging::init` was called.
+    pub fn log(&self) {
+        tracing::info!("nightjar version {VERSION} starting");
+        if let Some(path) = &self.config_file {
+            tracing::info!("Config loaded from {}.", path.display());
+        }
+        if self.ports_ignored {
+            tracing::warn!("-p is ignored: the configuration file defines the listeners.");
+        }
+        for line in describe_start(&self.settings) {
+            tracing::info!("{line}");
+        }
+        if self.settings.refuses_everybody() {
+            tracing::warn!(
+                "Every client will be refused: allow_anonymous is false, and this version has no \
+                 users yet. To accept everybody who can reach the listeners: allow_anonymous = true"
+            );
+        }
+    }
+}
+
+/// What the settings mean for the person who started the broker, one log line each.
+pub fn describe_start(settings: &Settings) -> Vec<String> {
+    let mut lines = Vec::new();
+    if settings.local_only {
+        let addresses: Vec<String> = settings
+            .listeners
+            .iter()
+            .map(|listener| listener.address.to_string())
+            .collect();
+        lines.push(format!(
+            "Starting in local only mode. Connections will only be possible from clients running \
+             on this machine ({}).",
+            addresses.join(", ")
+        ));
+        if settings.allow_anonymous {
+            lines.push(
+                "Anonymous access is allowed, because only this machine can reach the broker."
+                    .into(),
+            );
+        }
+        lines.push(
+            "To serve other machines, define [[listeners]] in a configuration file (-c FILE); \
+             anonymous access then needs allow_anonymous = true."
+                .into(),
+        );
+    } else if settings.allow_anonymous {
+        lines.push("Anonymous access is allowed to everybody who can reach the listeners.".into());
+    }
+    lines.push(
+        "Storage is in memory: sessions, queued and retained messages do not survive a restart, \
+         and an acknowledgement means that the message is in memory."
+            .into(),
+    );
+    lines
+}
+
+/// Why the broker does not start; `main.rs` writes it behind `Error: `.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum CliError {
+    UnknownOption(String),
+    MissingValue(String),
+    GivenTwice(String),
+    InvalidPort(String),
+    RepeatedPort(u16),
+    TooManyPorts,
+    NothingToTest,
+    Other(String),
+    Config(ConfigError),
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownOption(option) => write!(formatter, "Unknown option '{option}'."),
+            Self::MissingValue(option) => {
+                write!(
+                    formatter,
+                    "{option} argument given, but its value is missing."
+                )
+            }
+            Self::GivenTwice(option) => write!(formatter, "{option} is given twice."),
+            Self::InvalidPort(text) => write!(
+                formatter,
+                "Invalid port specified ({text}). Use a number from 1 to 65535."
+            ),
+            Self::RepeatedPort(port) => write!(formatter, "Port {port} is given twice."),
+            Self::TooManyPorts => write!(
+                formatter,
+                "Only {PORTS_MAX} ports can be specified on the command line."
+            ),
+            Self::NothingToTest => write!(formatter, "--test-config needs -c FILE."),
+            Self::Other(text) => formatter.write_str(text),
+            Self::Config(error) => error.fmt(formatter),
+        }
+    }
+}
+
+impl std::error::Error for CliError {}
+
+/// Exit code for an argument or a configuration that cannot be used, as Mosquitto's.
+pub const EXIT_INVALID: u8 = 3;
+
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+const PORTS_MAX: usize = 10;
+
+/// An MQTT broker for 3.1, 3.1.1 and 5.0.
+///
+/// Without options it serves this machine only, on port 1883 of 127.0.0.1 and ::1, to anonymous
+/// clients too.
+#[derive(Parser)]
+#[command(
+    name = "nightjar",
+    version = VERSION,
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    after_help = "Exit codes: 0 after SIGTERM or SIGINT, 1 if the broker cannot start or go on, \
+                  3 if an option or the configuration is wrong."
+)]
+struct Arguments {
+    /// Read the configuration from FILE (TOML)
+    #[arg(short = 'c', long, value_name = "FILE")]
+    config_file: Option<PathBuf>,
+
+    /// Listen on port N of 127.0.0.1 and ::1; up to 10 times; ignored if FILE defines a listener
+    #[arg(short = 'p', long, value_name = "N", action = ArgAction::Append)]
+    port: Vec<String>,
+
+    /// Log everything, every packet too; overrides FILE
+    #[arg(short = 'v', long, action = ArgAction::Count)]
+    verbose: u8,
+
+    /// Log nothing; overrides FILE and -v
+    #[arg(short = 'q', long, action = ArgAction::Count)]
+    quiet: u8,
+
+    /// Check FILE and exit
+    #[arg(long)]
+    test_config: bool,
+
+    /// Print the version and exit
+    #[arg(long, action = ArgAction::Version)]
+    version: Option<bool>,
+}
+
+fn ports(given: &[String]) -> Result<Vec<u16>, CliError> {
+    if given.len() > PORTS_MAX {
+        return Err(CliError::TooManyPorts);
+    }
+    let mut ports = Vec::with_capacity(given.len());
+    for text in given {
+        let port = text.parse().ok().filter(|port: &u16| *port != 0);
+        let port = port.ok_or_else(|| CliError::InvalidPort(text.clone()))?;
+        if ports.contains(&port) {
+            return Err(CliError::RepeatedPort(port));
+        }
+        ports.push(port);
+    }
+    Ok(ports)
+}
+
+/// What clap could not or need not read further.
+fn explain(error: &clap::Error) -> Result<Invocation, CliError> {
+    let argument = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(argument)) => argument.clone(),
+        _ => String::new(),
+    };
+    // clap names an option with its value: `--port <N>`.
+    let option = argument.split([' ', '=']).next().unwrap_or_default();
+    Err(match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            return Ok(Invocation::Print(error.to_string()));
+        }
+        ErrorKind::UnknownArgument => CliError::UnknownOption(argument),
+        ErrorKind::InvalidValue => CliError::MissingValue(option.to_owned()),
+        ErrorKind::ArgumentConflict => CliError::GivenTwice(option.to_owned()),
+        _ => {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            CliError::Other(line.trim_start_matches("error: ").to_owned())
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn no_argument_means_loopback_1883_for_both_ip_versions() {
+        let start = run(&[]);
+        assert_eq!(start.settings, Settings::default());
+        assert_eq!(addresses(&start), ["127.0.0.1:1883", "[::1]:1883"]);
+    }
+
+    #[test]
+    fn ports_open_loopback_listeners() {
+        let start = run(&["-p", "1884", "--port", "1885", "--port=1886", "-p1887"]);
+        assert_eq!(start.settings.listeners.len(), 8);
+        assert_eq!(
+            addresses(&start)[..4],
+            [
+                "127.0.0.1:1884",
+                "[::1]:1884",
+                "127.0.0.1:1885",
+                "[::1]:1885"
+            ]
+        );
+        assert!(start.settings.local_only && start.settings.allow_anonymous);
+    }
+
+    #[test]
+    fn ten_ports_are_the_most() {
+        let arguments =
+            |count: u16| -> Vec<String> { (1..=count).map(|port| format!("-p{port}")).collect() };
+        let ten = arguments(10);
+        let ten: Vec<&str> = ten.iter().map(String::as_str).collect();
+        assert_eq!(run(&ten).settings.listeners.len(), 20);
+        let eleven = arguments(11);
+        let eleven: Vec<&str> = eleven.iter().map(String::as_str).collect();
+        assert_eq!(
+            refused(&eleven),
+            "Only 10 ports can be specified on the command line."
+        );
+    }
+
+    #[test]
+    fn a_port_that_cannot_be_is_refused() {
+        for port in ["0", "65536", "x", "", "1883x", "18 83"] {
+            let message = refused(&["-p", port]);
+            assert!(
+                message.starts_with(&format!("Invalid port specified ({port}).")),
+                "{message}"
+            );
+        }
+        assert_eq!(refused(&["-p", "7", "-p", "7"]), "Port 7 is given twice.");
+    }
+
+    #[test]
+    fn verbose_and_quiet_override_the_file() {
+        assert_eq!(run(&["-v"]).settings.log_level, LogLevel::All);
+        assert_eq!(run(&["--verbose", "-v"]).settings.log_level, LogLevel::All);
+        assert_eq!(run(&["--quiet"]).settings.log_level, LogLevel::None);
+        assert_eq!(run(&["-q", "-v"]).settings.log_level, LogLevel::None);
+        with_file("log_level = \"error\"", |file| {
+            assert_eq!(run(&["-c", file]).settings.log_level, LogLevel::Error);
+            assert_eq!(run(&["-c", file, "-v"]).settings.log_level, LogLevel::All);
+        });
+    }
+
+    #[test]
+    fn help_and_version_are_printed() {
+        for argument in ["-h", "--help"] {
+            let Ok(Invocation::Print(text)) = parsed(&[argument]) else {
+                panic!("{argument} did not print");
+            };
+            for option in [
+                "-c, --config-file <FILE>",
+                "-p, --port <N>",
+                "-v",
+                "-q",
+                "--test-config",
+                "--version",
+            ] {
+                assert!(text.contains(option), "{option} is missing in:\n{text}");
+            }
+        }
+        let expected = Invocation::Print(format!("nightjar {}\n", env!("CARGO_PKG_VERSION")));
+        assert_eq!(parsed(&["--version"]), Ok(expected));
+    }
+
+    #[test]
+    fn an_unknown_option_is_named_as_mosquitto_does() {
+        assert_eq!(refused(&["--x"]), "Unknown option '--x'.");
+        assert_eq!(refused(&["-v", "-x"]), "Unknown option '-x'.");
+        assert_eq!(refused(&["file.conf"]), "Unknown option 'file.conf'.");
+        assert_eq!(refused(&["-V"]), "Unknown option '-V'.");
+    }
+
+    #[test]
+    fn a_missing_value_names_the_option() {
+        for option in ["-c", "--config-file", "-p", "--port"] {
+            let long = if option.ends_with('p') || option.ends_with("port") {
+                "--port"
+            } else {
+                "--config-file"
+            };
+            assert_eq!(
+                refused(&[option]),
+                format!("{long} argument given, but its value is missing.")
+            );
+        }
+    }
+
+    #[test]
+    fn two_configuration_files_are_refused() {
+        assert_eq!(
+            refused(&["-c", "a", "-c", "b"]),
+            "--config-file is given twice."
+        );
+    }
+
+    #[test]
+    fn odd_uses_of_flags_are_one_line() {
+        for arguments in [
+            &["-v=1"][..],
+            &["--test-config=yes"],
+            &["--test-config", "--test-config"],
+        ] {
+            assert_eq!(refused(arguments).lines().count(), 1, "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn a_port_is_ignored_when_the_file_defines_a_listener() {
+        with_file("[[listeners]]\naddress = \"127.0.0.1:1999\"\n", |file| {
+            for arguments in [["-c", file, "-p", "1884"], ["-p", "1884", "-c", file]] {
+                let start = run(&arguments);
+                assert_eq!(addresses(&start), ["127.0.0.1:1999"]);
+                assert!(start.ports_ignored && !start.settings.local_only);
+                assert_eq!(start.config_file.as_deref(), Some(Path::new(file)));
+            }
+        });
+        with_file("reason_strings = true\n", |file| {
+            let start = run(&["-c", file, "-p", "1884"]);
+            assert_eq!(addresses(&start), ["127.0.0.1:1884", "[::1]:1884"]);
+            assert!(start.settings.reason_strings && !start.ports_ignored);
+        });
+    }
+
+    #[test]
+    fn a_configuration_can_be_tested_alone() {
+        with_file("reason_strings = true\n", |file| {
+            let expected = format!("Configuration file '{file}' is OK.\n");
+            assert_eq!(
+                parsed(&["--test-config", "-c", file]),
+                Ok(Invocation::Print(expected))
+            );
+        });
+        with_file("nonsense\n", |file| {
+            let message = refused(&["-c", file, "--test-config"]);
+            assert!(message.starts_with(&format!("{file}:1: ")), "{message}");
+        });
+        assert_eq!(refused(&["--test-config"]), "--test-config needs -c FILE.");
+    }
+
+    #[test]
+    fn the_start_says_who_can_connect() {
+        let text = describe_start(&Settings::default()).join("\n");
+        assert!(text.contains("Starting in local only mode."), "{text}");
+        assert!(text.contains("127.0.0.1:1883, [::1]:1883"), "{text}");
+        assert!(
+            text.contains("Anonymous access is allowed, because only this machine"),
+            "{text}"
+        );
+
+        let open = Settings {
+            local_only: false,
+            ..Settings::default()
+        };
+        let text = describe_start(&open).join("\n");
+        assert!(text.contains("allowed to everybody"), "{text}");
+        assert!(!text.contains("local only"), "{text}");
+        assert!(!open.refuses_everybody());
+
+        let closed = Settings {
+            allow_anonymous: false,
+            ..open
+        };
+        assert!(!describe_start(&closed).join("\n").contains("nonymous"));
+        assert!(closed.refuses_everybody());
+    }
+
+    fn parsed(arguments: &[&str]) -> Result<Invocation, CliError> {
+        parse(
+            std::iter::once(&"nightjar")
+                .chain(arguments)
+                .map(OsString::from),
+        )
+    }
+
+    fn run(arguments: &[&str]) -> Start {
+        match parsed(arguments) {
+            Ok(Invocation::Run(start)) => *start,
+            other => panic!("{arguments:?}: {other:?}"),
+        }
+    }
+
+    fn refused(arguments: &[&str]) -> String {
+        match parsed(arguments) {
+            Err(error) => error.to_string(),
+            other => panic!("{arguments:?}: {other:?}"),
+        }
+    }
+
+    fn addresses(start: &Start) -> Vec<String> {
+        let listeners = start.settings.listeners.iter();
+        listeners
+            .map(|listener| listener.address.to_string())
+            .collect()
+    }
+
+    fn with_file(content: &str, check: impl FnOnce(&str)) {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("nightjar-cli-{}-{number}.toml", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, content).unwrap();
+        check(path.to_str().unwrap());
+        std::fs::remove_file(&path).unwrap();
+    }
+}
