@@ -45,10 +45,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
             start.ports_ignored = true;
         }
     }
-    if arguments.verbose > 0 {
+    if arguments.verbose {
         start.settings.log_level = LogLevel::All;
     }
-    if arguments.quiet > 0 {
+    if arguments.quiet {
         start.settings.log_level = LogLevel::None;
     }
     Ok(Invocation::Run(Box::new(start)))
@@ -181,13 +181,12 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 const PORTS_MAX: usize = 10;
 
-/// An MQTT broker for 3.1, 3.1.1 and 5.0.
-///
-/// Without options it serves this machine only, on port 1883 of 127.0.0.1 and ::1, to anonymous
-/// clients too.
+/// An MQTT broker for 3.1, 3.1.1 and 5.0. Without options it serves this machine only, on port 1883
+/// of 127.0.0.1 and ::1, to anonymous clients too.
 #[derive(Parser)]
 #[command(
     name = "nightjar",
+    bin_name = "nightjar",
     version = VERSION,
     disable_version_flag = true,
     disable_help_subcommand = true,
@@ -204,12 +203,12 @@ struct Arguments {
     port: Vec<String>,
 
     /// Log everything, every packet too; overrides FILE
-    #[arg(short = 'v', long, action = ArgAction::Count)]
-    verbose: u8,
+    #[arg(short = 'v', long, overrides_with = "verbose")]
+    verbose: bool,
 
     /// Log nothing; overrides FILE and -v
-    #[arg(short = 'q', long, action = ArgAction::Count)]
-    quiet: u8,
+    #[arg(short = 'q', long, overrides_with = "quiet")]
+    quiet: bool,
 
     /// Check FILE and exit
     #[arg(long)]
