@@ -1,0 +1,360 @@
+//! One Network Connection of the generator: opened and greeted blocking, then driven by readiness.
+//!
+//! The opening is sequential and blocking because it is not measured and because its errors can then say what happened.
+//! Afterwards `receive` and `flush` never block. Readiness is edge-triggered: whoever drives a connection reads it again
+//! until `Received::drained`, and writes again after it was told that the connection is writable.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream as StdTcpStream};
+use std::time::Duration;
+
+use mio::net::TcpStream;
+
+use crate::frame::{Frame, FrameError};
+use crate::packet::{self, Connack, Protocol, Refusal};
+
+/// Where a connection goes and how long it may take to get there.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    pub address: SocketAddr,
+    pub protocol: Protocol,
+    pub timeout: Duration,
+}
+
+/// A connection whose CONNECT was accepted, still blocking.
+#[derive(Debug)]
+pub struct Opening {
+    stream: StdTcpStream,
+    protocol: Protocol,
+    /// What the broker allows on this connection.
+    pub connack: Connack,
+}
+
+impl Opening {
+    /// Connects and waits for the CONNACK.
+    pub fn connect(
+        target: Target,
+        client_id: &str,
+        receive_maximum: u16,
+    ) -> Result<Self, OpenError> {
+        let stream = StdTcpStream::connect_timeout(&target.address, target.timeout)
+            .map_err(|error| OpenError::connect(target, error))?;
+        let prepare = || -> io::Result<()> {
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(target.timeout))?;
+            stream.set_write_timeout(Some(target.timeout))
+        };
+        prepare().map_err(OpenError::Io)?;
+        let mut opening = Self {
+            stream,
+            protocol: target.protocol,
+            connack: Connack {
+                receive_maximum: u16::MAX,
+                maximum_qos: 2,
+            },
+        };
+        let request = packet::connect(target.protocol, client_id, receive_maximum);
+        let answer = opening.exchange(&request, "CONNACK")?;
+        let frame = whole_frame(&answer)?;
+        opening.connack = Connack::read(target.protocol, frame)?;
+        Ok(opening)
+    }
+
+    /// Subscribes to one Topic Filter and waits for the SUBACK.
+    pub fn subscribe(&mut self, topic_filter: &str, qos: u8) -> Result<(), OpenError> {
+        let request = packet::subscribe(self.protocol, topic_filter, qos);
+        let answer = self.exchange(&request, "SUBACK")?;
+        Ok(packet::read_suback(whole_frame(&answer)?, qos)?)
+    }
+
+    /// Ends the blocking part.
+    pub fn into_connection(self) -> io::Result<Connection> {
+        self.stream.set_nonblocking(true)?;
+        Ok(Connection::new(TcpStream::from_std(self.stream)))
+    }
+
+    /// Sends `request` and reads exactly one packet.
+    fn exchange(&mut self, request: &[u8], awaited: &'static str) -> Result<Vec<u8>, OpenError> {
+        self.stream.write_all(request).map_err(OpenError::Io)?;
+        let mut answer = Vec::new();
+        // The answer is a few bytes long, and reading past it would need a place for the rest.
+        let mut byte = [0];
+        while Frame::next(&answer).map_err(Refusal::from)?.is_none() {
+            if answer.len() >= ANSWER_BYTES_MAX {
+                return Err(OpenError::AnswerTooLong);
+            }
+            match self.stream.read(&mut byte) {
+                Ok(0) => return Err(OpenError::Closed { awaited }),
+                Ok(_) => answer.extend(byte),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_timeout(&error) => return Err(OpenError::Timeout { awaited }),
+                Err(error) => return Err(OpenError::Io(error)),
+            }
+        }
+        Ok(answer)
+    }
+}
+
+/// A connection driven by readiness.
+#[derive(Debug)]
+pub struct Connection {
+    pub stream: TcpStream,
+    /// The start of a packet whose end has not arrived.
+    partial: Vec<u8>,
+    /// Bytes to send; everything before `unsent_at` is sent.
+    unsent: Vec<u8>,
+    unsent_at: usize,
+    /// The peer has closed: the end of the stream is to be read even though no further edge will tell of it.
+    pub read_closed: bool,
+    /// Already in the list of connections to read.
+    pub queued: bool,
+    /// Cleared when a write found the socket full, set again by the poll.
+    pub writable: bool,
+}
+
+/// What one `receive` did.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Received {
+    /// How much of the buffer is filled, from its start, with what was left over first.
+    pub length: usize,
+    /// Nothing more is there to read before the next edge.
+    pub drained: bool,
+}
+
+impl Connection {
+    /// A connection that has received nothing yet.
+    #[must_use]
+    pub fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            partial: Vec::new(),
+            unsent: Vec::new(),
+            unsent_at: 0,
+            read_closed: false,
+            queued: false,
+            writable: true,
+        }
+    }
+
+    /// Puts what was left over and what one read returns into `buffer`.
+    #[inline]
+    pub fn receive(&mut self, buffer: &mut [u8]) -> Result<Received, io::Error> {
+        let kept = self.partial.len();
+        let Some((head, room)) = buffer.split_at_mut_checked(kept) else {
+            return Err(too_large());
+        };
+        if room.is_empty() {
+            return Err(too_large());
+        }
+        head.copy_from_slice(&self.partial);
+        match (&self.stream).read(room) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(length) => {
+                self.partial.clear();
+                Ok(Received {
+                    length: kept + length,
+                    // A read that fills less than it could has emptied the socket.
+                    drained: length < room.len() && !self.read_closed,
+                })
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Received {
+                length: 0,
+                drained: true,
+            }),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(Received {
+                length: 0,
+                drained: false,
+            }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Keeps the start of a packet for the next `receive`.
+    #[inline]
+    pub fn keep(&mut self, rest: &[u8]) {
+        self.partial.extend_from_slice(rest);
+    }
+
+    /// Queues bytes, whole packets only.
+    #[inline]
+    pub fn queue(&mut self, bytes: &[u8]) {
+        self.unsent.extend_from_slice(bytes);
+    }
+
+    /// Bytes queued and not sent.
+    #[must_use]
+    pub fn unsent(&self) -> usize {
+        self.unsent.len() - self.unsent_at
+    }
+
+    /// Sends what is queued as far as the socket takes it.
+    #[inline]
+    pub fn flush(&mut self) -> io::Result<()> {
+        while self.writable && self.unsent() > 0 {
+            let rest = self.unsent.get(self.unsent_at..).unwrap_or_default();
+            self.unsent_at += write(&self.stream, rest, &mut self.writable)?;
+        }
+        if self.unsent() == 0 {
+            self.unsent.clear();
+            self.unsent_at = 0;
+        }
+        Ok(())
+    }
+
+    /// Sends `bytes` without a copy where the socket takes them, else queues the rest.
+    #[inline]
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut rest = bytes;
+        while self.writable && self.unsent() == 0 && !rest.is_empty() {
+            let sent = write(&self.stream, rest, &mut self.writable)?;
+            rest = rest.get(sent..).unwrap_or_default();
+        }
+        self.queue(rest);
+        Ok(())
+    }
+}
+
+/// One write: how much of `bytes` the socket took, and `writable` cleared if it was full.
+#[inline]
+pub fn write(mut stream: &TcpStream, bytes: &[u8], writable: &mut bool) -> io::Result<usize> {
+    match stream.write(bytes) {
+        Ok(length) => Ok(length),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            *writable = false;
+            Ok(0)
+        }
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+/// Why a connection could not be opened.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum OpenError {
+    Refused {
+        address: SocketAddr,
+    },
+    Connect {
+        address: SocketAddr,
+        error: io::Error,
+    },
+    Closed {
+        awaited: &'static str,
+    },
+    Timeout {
+        awaited: &'static str,
+    },
+    AnswerTooLong,
+    Refusal(Refusal),
+    Io(io::Error),
+}
+
+impl OpenError {
+    fn connect(target: Target, error: io::Error) -> Self {
+        let address = target.address;
+        if error.kind() == io::ErrorKind::ConnectionRefused {
+            Self::Refused { address }
+        } else {
+            Self::Connect { address, error }
+        }
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused { address } => {
+                write!(out, "connection refused: no broker listens on {address}")
+            }
+            Self::Connect { address, error } => write!(out, "cannot connect to {address}: {error}"),
+            Self::Closed { awaited } => {
+                write!(
+                    out,
+                    "the broker closed the connection instead of sending {awaited}"
+                )
+            }
+            Self::Timeout { awaited } => write!(out, "the broker did not send {awaited} in time"),
+            Self::AnswerTooLong => write!(
+                out,
+                "the broker's answer is longer than {ANSWER_BYTES_MAX} bytes"
+            ),
+            Self::Refusal(refusal) => refusal.fmt(out),
+            Self::Io(error) => write!(out, "the connection failed: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+impl From<Refusal> for OpenError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refusal(refusal)
+    }
+}
+
+/// Why an open connection cannot go on.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum PeerError {
+    /// The broker sent DISCONNECT.
+    Disconnected { reason_code: u8 },
+    /// The broker sent something that is not MQTT.
+    Frame(FrameError),
+    /// The broker closed the connection, or it failed.
+    Io(io::Error),
+}
+
+impl fmt::Display for PeerError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disconnected { reason_code } => {
+                write!(
+                    out,
+                    "the broker sent DISCONNECT with code {reason_code:#04x}"
+                )
+            }
+            Self::Frame(error) => write!(out, "the broker sent {error}"),
+            Self::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                write!(out, "the broker closed the connection")
+            }
+            Self::Io(error) => write!(out, "the connection failed: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for PeerError {}
+
+impl From<FrameError> for PeerError {
+    fn from(error: FrameError) -> Self {
+        Self::Frame(error)
+    }
+}
+
+impl From<io::Error> for PeerError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+fn whole_frame(answer: &[u8]) -> Result<Frame<'_>, OpenError> {
+    let frame = Frame::next(answer).map_err(Refusal::from)?;
+    Ok(frame.expect("exchange returns when the frame is whole"))
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
+}
+
+fn too_large() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        "the broker sent a packet larger than any that was published",
+    )
+}
+
+const ANSWER_BYTES_MAX: usize = 65_536;

@@ -1,0 +1,542 @@
+//! Drives every connection of a scenario from one thread, and measures.
+//!
+//! Comes in: a `Scenario`. Goes out: a `Report`, or the first thing that went wrong. A turn reads each readable
+//! connection once, so that nobody waits for the busiest, then lets every publisher send what its pace allows; the clock
+//! is read once per read and once per turn.
+//!
+//! Order of a run: open all connections (subscribers first), warm up, the measured rounds without a pause between them,
+//! then drain: publishers stop and what is under way may arrive, until nothing has for a while. Every part is bounded in time.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use mio::event::Event;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+use crate::accounting::Totals;
+use crate::clock::{Clock, Ticker, own_cpu_time};
+use crate::connection::{Connection, OpenError, Opening, PeerError, Target};
+use crate::packet;
+use crate::process;
+use crate::publisher::{PublishPlan, Publisher, Schedule};
+use crate::report::{Report, Round, Snapshot};
+use crate::scenario::{Pace, Scenario};
+use crate::subscriber::{Books, Subscriber};
+
+/// Does the work and reports on it.
+pub fn run(scenario: &Scenario) -> Result<Report, RunError> {
+    let mut engine = Engine::open(scenario)?;
+    engine.measure()
+}
+
+struct Engine<'a> {
+    scenario: &'a Scenario,
+    clock: Clock,
+    poll: Poll,
+    /// Publishers have the tokens from 0, subscribers those behind them.
+    publishers: Vec<Publisher>,
+    subscribers: Vec<Subscriber>,
+    /// Connections to read, by token.
+    readable: Vec<usize>,
+    /// The same, of the turn before, empty: the two change places.
+    spare: Vec<usize>,
+    buffer: Vec<u8>,
+    books: Books,
+    schedule: Option<Schedule>,
+    watch: Vec<Watch>,
+    stalls: u64,
+}
+
+/// How far a publisher's stream had come when it last moved.
+#[derive(Clone, Copy, Debug, Default)]
+struct Watch {
+    progress: u64,
+    since: u64,
+    /// Messages up to here are given up for lost: the window counts from here.
+    forgiven: u64,
+}
+
+impl<'a> Engine<'a> {
+    fn open(scenario: &'a Scenario) -> Result<Self, RunError> {
+        let links = scenario.links;
+        let connections = links.publishers + links.subscribers;
+        let needed = u64::try_from(connections).unwrap_or(u64::MAX) + SPARE_DESCRIPTORS;
+        let allowed = process::raise_descriptors(needed);
+        if allowed < needed {
+            return Err(RunError::Descriptors { needed, allowed });
+        }
+        let poll = Poll::new()?;
+        let target = Target {
+            address: scenario.address,
+            protocol: scenario.protocol,
+            timeout: OPEN_TIMEOUT,
+        };
+        let mut subscribers = Vec::with_capacity(links.subscribers);
+        for index in 0..links.subscribers {
+            let place = Place::Subscriber(index);
+            let (connection, _) = open(&poll, scenario, target, place)?;
+            let version_5 = scenario.protocol.is_v5();
+            subscribers.push(Subscriber::new(connection, &links, index, version_5));
+        }
+        let mut publishers = Vec::with_capacity(links.publishers);
+        for index in 0..links.publishers {
+            let place = Place::Publisher(index);
+            let (connection, receive_maximum) = open(&poll, scenario, target, place)?;
+            let plan = PublishPlan {
+                protocol: scenario.protocol,
+                topic: &scenario.topic(index),
+                index: u32::try_from(index).unwrap_or(u32::MAX),
+                qos: scenario.qos,
+                payload_length: scenario.payload_length,
+                in_flight_max: scenario.in_flight_max.min(receive_maximum),
+            };
+            publishers.push(Publisher::new(connection, plan));
+        }
+        let packet_length_max = scenario.payload_length + scenario.topic_prefix.len() + 1024;
+        Ok(Self {
+            scenario,
+            clock: Clock::start(),
+            poll,
+            publishers,
+            subscribers,
+            readable: Vec::new(),
+            spare: Vec::new(),
+            buffer: vec![0; READ_BYTES.max(2 * packet_length_max)],
+            books: Books::new(links),
+            schedule: None,
+            watch: vec![Watch::default(); links.publishers],
+            stalls: 0,
+        })
+    }
+
+    fn measure(&mut self) -> Result<Report, RunError> {
+        let ticker = self.start_ticker()?;
+        let mut at = self.clock.nanoseconds();
+        at += nanoseconds(self.scenario.warmup);
+        self.publish_until(at)?;
+        let mut rounds = Vec::new();
+        let mut before = self.snapshot()?;
+        self.books.measuring = true;
+        for _ in 0..self.scenario.rounds {
+            at += nanoseconds(self.scenario.round);
+            self.publish_until(at)?;
+            let after = self.snapshot()?;
+            rounds.push(Round::between(&before, &after));
+            before = after;
+        }
+        self.books.measuring = false;
+        drop(ticker);
+        self.drain()?;
+        let memory = self.scenario.broker_pid.map(process::memory).transpose();
+        let memory = memory.map_err(RunError::Broker)?;
+        self.close();
+        Ok(Report::new(
+            self.scenario,
+            rounds,
+            Outcome {
+                totals: self.totals(),
+                sent: self.publishers.iter().map(Publisher::sent).sum(),
+                strays: self.books.strays,
+                refused: self
+                    .publishers
+                    .iter()
+                    .map(|publisher| publisher.refused)
+                    .sum(),
+                stalls: self.stalls,
+                memory,
+            },
+            &self.books.latency,
+        ))
+    }
+
+    fn start_ticker(&mut self) -> Result<Option<Ticker>, RunError> {
+        let Pace::Rate(rate) = self.scenario.pace else {
+            return Ok(None);
+        };
+        let interval = Duration::from_nanos(1_000_000_000 / rate.max(1)).max(TICK_MIN);
+        self.schedule = Some(Schedule {
+            start: self.clock.nanoseconds(),
+            rate,
+            publishers: u64::try_from(self.publishers.len()).unwrap_or(u64::MAX),
+        });
+        let ticker = Ticker::every(interval)?;
+        let registry = self.poll.registry();
+        registry.register(&mut SourceFd(&ticker.raw_fd()), TICK, Interest::READABLE)?;
+        Ok(Some(ticker))
+    }
+
+    fn publish_until(&mut self, end: u64) -> Result<(), RunError> {
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        let mut watched = 0;
+        loop {
+            let now = self.clock.nanoseconds();
+            if now >= end {
+                return Ok(());
+            }
+            if now >= watched {
+                self.watch(now);
+                watched = now + nanoseconds(WATCH_INTERVAL);
+            }
+            self.send(now)?;
+            self.turn(&mut events)?;
+        }
+    }
+
+    /// Lets every publisher send what its pace allows.
+    #[inline]
+    fn send(&mut self, now: u64) -> Result<(), RunError> {
+        for (index, publisher) in self.publishers.iter_mut().enumerate() {
+            let sent = match (self.scenario.pace, &self.schedule) {
+                (Pace::Rate(_), Some(schedule)) => {
+                    let number = u64::try_from(index).unwrap_or(u64::MAX);
+                    let limit = schedule.due_count(number, now);
+                    publisher.send(limit, Some((schedule, number)))
+                }
+                (Pace::Rate(limit) | Pace::Window(limit), _) => {
+                    let forgiven = self.watch.get(index).map_or(0, |watch| watch.forgiven);
+                    let progress = self.books.progress(index).max(forgiven);
+                    publisher.send(progress + limit, None)
+                }
+            };
+            sent.map_err(|error| RunError::peer(Place::Publisher(index), error))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until something is readable, then reads each readable connection once.
+    #[inline]
+    fn turn(&mut self, events: &mut Events) -> Result<(), RunError> {
+        let timeout = if self.readable.is_empty() {
+            POLL_TIMEOUT
+        } else {
+            Duration::ZERO
+        };
+        match self.poll.poll(events, Some(timeout)) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => other?,
+        }
+        for event in events.iter() {
+            if event.token() != TICK {
+                self.mark(event)?;
+            }
+        }
+        let mut ready = std::mem::take(&mut self.spare);
+        std::mem::swap(&mut ready, &mut self.readable);
+        for token in ready.drain(..) {
+            let place = self.place(token);
+            let drained = match place {
+                Place::Publisher(index) => self.read_publisher(index),
+                Place::Subscriber(index) => self.read_subscriber(index),
+            };
+            if !drained.map_err(|error| RunError::Peer { place, error })? {
+                self.readable.push(token);
+            } else if let Some(connection) = self.connection(place) {
+                connection.queued = false;
+            }
+        }
+        self.spare = ready;
+        Ok(())
+    }
+
+    /// One read of a publisher's connection; whether that emptied it.
+    #[inline]
+    fn read_publisher(&mut self, index: usize) -> Result<bool, PeerError> {
+        let Some(publisher) = self.publishers.get_mut(index) else {
+            return Ok(true);
+        };
+        let received = publisher.connection.receive(&mut self.buffer)?;
+        let input = self.buffer.get(..received.length).unwrap_or_default();
+        let used = publisher.acknowledge(input)?;
+        publisher
+            .connection
+            .keep(input.get(used..).unwrap_or_default());
+        Ok(received.drained)
+    }
+
+    /// One read of a subscriber's connection; whether that emptied it.
+    #[inline]
+    fn read_subscriber(&mut self, index: usize) -> Result<bool, PeerError> {
+        let Some(subscriber) = self.subscribers.get_mut(index) else {
+            return Ok(true);
+        };
+        let received = subscriber.connection.receive(&mut self.buffer)?;
+        let input = self.buffer.get(..received.length).unwrap_or_default();
+        let now = if self.schedule.is_some() {
+            self.clock.nanoseconds()
+        } else {
+            0
+        };
+        let used = subscriber.take(input, &mut self.books, now)?;
+        subscriber
+            .connection
+            .keep(input.get(used..).unwrap_or_default());
+        subscriber.connection.flush()?;
+        Ok(received.drained)
+    }
+
+    /// Books what an event says of its connection.
+    #[inline]
+    fn mark(&mut self, event: &Event) -> Result<(), RunError> {
+        let token = event.token().0;
+        let place = self.place(token);
+        let Some(connection) = self.connection(place) else {
+            return Ok(());
+        };
+        if event.is_writable() && !connection.writable {
+            connection.writable = true;
+            let flushed = connection.flush();
+            flushed.map_err(|error| RunError::peer(place, error))?;
+        }
+        if event.is_read_closed() {
+            connection.read_closed = true;
+        }
+        if event.is_readable() || event.is_read_closed() {
+            let queued = std::mem::replace(&mut connection.queued, true);
+            if !queued {
+                self.readable.push(token);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives up for lost what a publisher's window has waited for in vain, or a QoS 0 loop would stand still after it.
+    fn watch(&mut self, now: u64) {
+        let Pace::Window(_) = self.scenario.pace else {
+            return;
+        };
+        for (index, (watch, publisher)) in self.watch.iter_mut().zip(&self.publishers).enumerate() {
+            let progress = self.books.progress(index);
+            if progress != watch.progress || progress >= publisher.sent() {
+                watch.progress = progress;
+                watch.since = now;
+            } else if self.scenario.qos == 0 && now - watch.since > nanoseconds(STALL) {
+                watch.forgiven = publisher.sent();
+                watch.since = now;
+                self.stalls += 1;
+            }
+        }
+    }
+
+    /// Sends nothing new and reads until everything has arrived, nothing has for a while, or time is up.
+    fn drain(&mut self) -> Result<(), RunError> {
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        let end = self.clock.nanoseconds() + nanoseconds(DRAIN_MAX);
+        let mut received = self.books.received;
+        let mut moved = self.clock.nanoseconds();
+        while !self.is_complete() {
+            for (index, publisher) in self.publishers.iter_mut().enumerate() {
+                let finished = publisher.send(0, None);
+                finished.map_err(|error| RunError::peer(Place::Publisher(index), error))?;
+            }
+            self.turn(&mut events)?;
+            let now = self.clock.nanoseconds();
+            if self.books.received != received {
+                received = self.books.received;
+                moved = now;
+            }
+            if now > end || now - moved > nanoseconds(STALL) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_complete(&self) -> bool {
+        self.publishers
+            .iter()
+            .enumerate()
+            .all(|(index, publisher)| {
+                publisher.is_settled() && self.books.progress(index) >= publisher.sent()
+            })
+    }
+
+    fn totals(&self) -> Totals {
+        self.books
+            .totals(|index| self.publishers.get(index).map_or(0, Publisher::sent))
+    }
+
+    /// Says goodbye where the socket takes it; what is left over the kernel closes.
+    fn close(&mut self) {
+        let publishers = self
+            .publishers
+            .iter_mut()
+            .map(|publisher| &mut publisher.connection);
+        let subscribers = self
+            .subscribers
+            .iter_mut()
+            .map(|subscriber| &mut subscriber.connection);
+        for connection in publishers.chain(subscribers) {
+            // An error here would be one of a run that is over.
+            let _ = connection.send(&packet::DISCONNECT);
+        }
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, RunError> {
+        let broker = self.scenario.broker_pid.map(process::cpu_time).transpose();
+        Ok(Snapshot {
+            at: self.clock.elapsed(),
+            received: self.books.received,
+            generator: own_cpu_time(),
+            broker: broker.map_err(RunError::Broker)?,
+        })
+    }
+
+    #[inline]
+    fn place(&self, token: usize) -> Place {
+        match token.checked_sub(self.publishers.len()) {
+            None => Place::Publisher(token),
+            Some(index) => Place::Subscriber(index),
+        }
+    }
+
+    #[inline]
+    fn connection(&mut self, place: Place) -> Option<&mut Connection> {
+        match place {
+            Place::Publisher(index) => {
+                let publisher = self.publishers.get_mut(index);
+                publisher.map(|publisher| &mut publisher.connection)
+            }
+            Place::Subscriber(index) => {
+                let subscriber = self.subscribers.get_mut(index);
+                subscriber.map(|subscriber| &mut subscriber.connection)
+            }
+        }
+    }
+}
+
+/// What a run came to, apart from its rounds.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    pub totals: Totals,
+    pub sent: u64,
+    pub strays: u64,
+    pub refused: u64,
+    pub stalls: u64,
+    pub memory: Option<process::Memory>,
+}
+
+/// Which of the connections.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Place {
+    Publisher(usize),
+    Subscriber(usize),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Publisher(index) => write!(out, "publisher {index}"),
+            Self::Subscriber(index) => write!(out, "subscriber {index}"),
+        }
+    }
+}
+
+/// Why there is no report.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum RunError {
+    Open { place: Place, error: OpenError },
+    Peer { place: Place, error: PeerError },
+    MaximumQos { maximum_qos: u8 },
+    Descriptors { needed: u64, allowed: u64 },
+    Broker(io::Error),
+    Io(io::Error),
+}
+
+impl RunError {
+    fn peer(place: Place, error: io::Error) -> Self {
+        Self::Peer {
+            place,
+            error: error.into(),
+        }
+    }
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open { place, error } => write!(out, "{place}: {error}"),
+            Self::Peer { place, error } => write!(out, "{place}: {error}"),
+            Self::MaximumQos { maximum_qos } => {
+                write!(out, "the broker takes no QoS above {maximum_qos}")
+            }
+            Self::Descriptors { needed, allowed } => write!(
+                out,
+                "{needed} open files are needed and {allowed} allowed (ulimit -n)"
+            ),
+            Self::Broker(error) => write!(out, "cannot read /proc of the broker's pid: {error}"),
+            Self::Io(error) => write!(out, "the poll failed: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for RunError {}
+
+impl From<io::Error> for RunError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Connects, subscribes if it is a subscriber, and registers; also gives the broker's Receive Maximum.
+fn open(
+    poll: &Poll,
+    scenario: &Scenario,
+    target: Target,
+    place: Place,
+) -> Result<(Connection, u16), RunError> {
+    let attempt = || -> Result<(Opening, usize), OpenError> {
+        let process = std::process::id();
+        Ok(match place {
+            Place::Publisher(index) => {
+                let client_id = format!("loadtest-{process}-p{index}");
+                let maximum = u16::MAX;
+                (Opening::connect(target, &client_id, maximum)?, index)
+            }
+            Place::Subscriber(index) => {
+                let client_id = format!("loadtest-{process}-s{index}");
+                let maximum = scenario.in_flight_max;
+                let mut opening = Opening::connect(target, &client_id, maximum)?;
+                for publisher in scenario.links.publishers_of(index) {
+                    opening.subscribe(&scenario.topic(publisher), scenario.qos)?;
+                }
+                (opening, scenario.links.publishers + index)
+            }
+        })
+    };
+    let (opening, token) = attempt().map_err(|error| RunError::Open { place, error })?;
+    let connack = opening.connack;
+    if connack.maximum_qos < scenario.qos {
+        return Err(RunError::MaximumQos {
+            maximum_qos: connack.maximum_qos,
+        });
+    }
+    let mut connection = opening.into_connection()?;
+    poll.registry().register(
+        &mut connection.stream,
+        Token(token),
+        Interest::READABLE | Interest::WRITABLE,
+    )?;
+    Ok((connection, connack.receive_maximum))
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 2)
+}
+
+const TICK: Token = Token(usize::MAX);
+const EVENTS_MAX: usize = 1024;
+/// Standard streams, the poll and the timer.
+const SPARE_DESCRIPTORS: u64 = 16;
+/// Shared by all connections, so that it stays in the cache.
+const READ_BYTES: usize = 65_536;
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+const POLL_TIMEOUT: Duration = Duration::from_millis(20);
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+/// Without any progress for so long, what is under way at QoS 0 counts as lost.
+const STALL: Duration = Duration::from_secs(2);
+const DRAIN_MAX: Duration = Duration::from_secs(20);
+/// A rate beyond this is sent in batches of what came due.
+const TICK_MIN: Duration = Duration::from_micros(50);

@@ -1,0 +1,314 @@
+//! What a run came to, for a person and for a program.
+//!
+//! Comes in: the rounds' counters and the books. Goes out: `Report`, which prints as a short table (`Display`) and
+//! serializes as one JSON object. CPU time per message is per message *received*, over all measured rounds.
+
+use std::fmt;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use crate::engine::Outcome;
+use crate::packet::Protocol;
+use crate::scenario::{Pace, Scenario};
+
+/// All counters at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshot {
+    pub at: Duration,
+    pub received: u64,
+    pub generator: Duration,
+    pub broker: Option<Duration>,
+}
+
+/// One measured interval.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Round {
+    pub seconds: f64,
+    pub received: u64,
+    pub per_second: f64,
+    pub generator_cpu_seconds: f64,
+    pub broker_cpu_seconds: Option<f64>,
+}
+
+impl Round {
+    /// The interval between two moments.
+    #[must_use]
+    pub fn between(before: &Snapshot, after: &Snapshot) -> Self {
+        let seconds = (after.at - before.at).as_secs_f64();
+        let received = after.received - before.received;
+        let broker = before.broker.zip(after.broker);
+        Self {
+            seconds,
+            received,
+            per_second: float(received) / seconds,
+            generator_cpu_seconds: (after.generator - before.generator).as_secs_f64(),
+            broker_cpu_seconds: broker
+                .map(|(before, after)| after.saturating_sub(before).as_secs_f64()),
+        }
+    }
+}
+
+/// The result of a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub scenario: &'static str,
+    pub address: String,
+    pub protocol: &'static str,
+    pub qos: u8,
+    pub publishers: usize,
+    pub subscribers: usize,
+    pub payload_bytes: usize,
+    pub window: Option<u64>,
+    pub rate: Option<u64>,
+    pub in_flight_max: u16,
+    pub received_per_second: Spread,
+    pub sent: u64,
+    pub losses: u64,
+    pub duplicates: u64,
+    pub reorderings: u64,
+    /// Messages received that this run had not sent.
+    pub strays: u64,
+    /// Messages acknowledged with a Reason Code of failure.
+    pub refused: u64,
+    /// How often a window was given up for lost.
+    pub stalls: u64,
+    pub latency: Option<Latency>,
+    pub generator: Generator,
+    pub broker: Option<Broker>,
+    pub rounds: Vec<Round>,
+}
+
+/// Median, lowest and highest of the rounds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Spread {
+    pub median: f64,
+    pub min: f64,
+    pub max: f64,
+}
+
+/// Microseconds from when a message was due to be sent to when it arrived.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Latency {
+    pub p50: f64,
+    pub p90: f64,
+    pub p99: f64,
+    pub p999: f64,
+    pub max: f64,
+}
+
+/// What the generator itself used.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Generator {
+    pub cpu_us_per_message: f64,
+    /// Of its one thread's core, 0 to 1.
+    pub core_share: f64,
+    /// The share is above 0.9: the row says more of the generator than of the broker.
+    pub saturated: bool,
+}
+
+/// What the broker used.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Broker {
+    pub pid: u32,
+    pub cpu_us_per_message: f64,
+    /// In cores: above 1 with more than one busy thread.
+    pub core_share: f64,
+    pub resident_kib: u64,
+    pub resident_peak_kib: u64,
+}
+
+impl Report {
+    /// Sums up.
+    #[must_use]
+    pub fn new(
+        scenario: &Scenario,
+        rounds: Vec<Round>,
+        outcome: Outcome,
+        latency: &Histogram<u64>,
+    ) -> Self {
+        let seconds: f64 = rounds.iter().map(|round| round.seconds).sum();
+        let received: u64 = rounds.iter().map(|round| round.received).sum();
+        let messages = float(received.max(1));
+        let generator: f64 = rounds.iter().map(|round| round.generator_cpu_seconds).sum();
+        let broker: Option<f64> = rounds.iter().map(|round| round.broker_cpu_seconds).sum();
+        let (window, rate) = match scenario.pace {
+            Pace::Window(window) => (Some(window), None),
+            Pace::Rate(rate) => (None, Some(rate)),
+        };
+        Self {
+            scenario: scenario.name,
+            address: scenario.address.to_string(),
+            protocol: match scenario.protocol {
+                Protocol::V3_1_1 => "3.1.1",
+                Protocol::V5 => "5",
+            },
+            qos: scenario.qos,
+            publishers: scenario.links.publishers,
+            subscribers: scenario.links.subscribers,
+            payload_bytes: scenario.payload_length,
+            window,
+            rate,
+            in_flight_max: scenario.in_flight_max,
+            received_per_second: Spread::of(rounds.iter().map(|round| round.per_second)),
+            sent: outcome.sent,
+            losses: outcome.totals.losses,
+            duplicates: outcome.totals.duplicates,
+            reorderings: outcome.totals.reorderings,
+            strays: outcome.strays,
+            refused: outcome.refused,
+            stalls: outcome.stalls,
+            latency: (!latency.is_empty()).then(|| Latency::of(latency)),
+            generator: Generator {
+                cpu_us_per_message: generator * 1e6 / messages,
+                core_share: generator / seconds,
+                saturated: generator / seconds > SATURATED_ABOVE,
+            },
+            broker: scenario.broker_pid.zip(broker).zip(outcome.memory).map(
+                |((pid, cpu), memory)| Broker {
+                    pid,
+                    cpu_us_per_message: cpu * 1e6 / messages,
+                    core_share: cpu / seconds,
+                    resident_kib: memory.resident,
+                    resident_peak_kib: memory.resident_peak,
+                },
+            ),
+            rounds,
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pace = match (self.window, self.rate) {
+            (_, Some(rate)) => format!("{rate} msg/s"),
+            (window, _) => format!("window {}", window.unwrap_or(0)),
+        };
+        writeln!(
+            out,
+            "{} {} -> {}, QoS {}, {} bytes, {pace}, MQTT {}, {}",
+            self.scenario,
+            self.publishers,
+            self.subscribers,
+            self.qos,
+            self.payload_bytes,
+            self.protocol,
+            self.address
+        )?;
+        let rate = &self.received_per_second;
+        writeln!(
+            out,
+            "received    {:>12.0} msg/s  (median of {}; min {:.0}, max {:.0})",
+            rate.median,
+            self.rounds.len(),
+            rate.min,
+            rate.max
+        )?;
+        writeln!(
+            out,
+            "lost        {:>12}        duplicates {}, reorderings {}, strays {}, refused {}, stalls {}",
+            self.losses, self.duplicates, self.reorderings, self.strays, self.refused, self.stalls
+        )?;
+        if let Some(latency) = &self.latency {
+            writeln!(
+                out,
+                "latency     {:>12.1} us p50  (p90 {:.1}, p99 {:.1}, p99.9 {:.1}, max {:.1})",
+                latency.p50, latency.p90, latency.p99, latency.p999, latency.max
+            )?;
+        }
+        writeln!(
+            out,
+            "generator   {:>12.3} CPU us per message, {:.0} % of its core{}",
+            self.generator.cpu_us_per_message,
+            self.generator.core_share * 100.0,
+            if self.generator.saturated {
+                "  <-- over 90 %: the generator, not the broker, may be the limit"
+            } else {
+                ""
+            }
+        )?;
+        if let Some(broker) = &self.broker {
+            writeln!(
+                out,
+                "broker      {:>12.3} CPU us per message, {:.0} % of a core, {} KiB resident (peak {})",
+                broker.cpu_us_per_message,
+                broker.core_share * 100.0,
+                broker.resident_kib,
+                broker.resident_peak_kib
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Spread {
+    fn of(values: impl Iterator<Item = f64>) -> Self {
+        let mut values: Vec<f64> = values.collect();
+        values.sort_by(f64::total_cmp);
+        let at = |index: usize| values.get(index).copied().unwrap_or(0.0);
+        let middle = values.len() / 2;
+        Self {
+            median: if values.len() % 2 == 1 {
+                at(middle)
+            } else {
+                f64::midpoint(at(middle.saturating_sub(1)), at(middle))
+            },
+            min: at(0),
+            max: at(values.len().saturating_sub(1)),
+        }
+    }
+}
+
+impl Latency {
+    fn of(histogram: &Histogram<u64>) -> Self {
+        let at = |quantile| float(histogram.value_at_quantile(quantile)) / 1000.0;
+        Self {
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: float(histogram.max()) / 1000.0,
+        }
+    }
+}
+
+/// Counters stay far below 2^53, where every integer is exact.
+fn float(value: u64) -> f64 {
+    value as f64
+}
+
+const SATURATED_ABOVE: f64 = 0.9;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_or_between_the_two() {
+        let odd = Spread::of([3.0, 1.0, 2.0].into_iter());
+        assert_eq!((odd.median, odd.min, odd.max), (2.0, 1.0, 3.0));
+        let even = Spread::of([4.0, 1.0, 2.0, 3.0].into_iter());
+        assert_eq!(even.median, 2.5);
+    }
+
+    #[test]
+    fn a_round_is_the_difference_of_two_snapshots() {
+        let before = Snapshot {
+            at: Duration::from_secs(1),
+            received: 100,
+            generator: Duration::from_secs(1),
+            broker: Some(Duration::from_secs(5)),
+        };
+        let after = Snapshot {
+            at: Duration::from_secs(3),
+            received: 1_100,
+            generator: Duration::from_secs(2),
+            broker: Some(Duration::from_secs(6)),
+        };
+        let round = Round::between(&before, &after);
+        assert_eq!((round.received, round.per_second), (1_000, 500.0));
+        assert_eq!(round.generator_cpu_seconds, 1.0);
+        assert_eq!(round.broker_cpu_seconds, Some(1.0));
+    }
+}

@@ -1,0 +1,44 @@
+//! What to do: who publishes and subscribes how much, against what, for how long.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::packet::Protocol;
+use crate::subscriber::Links;
+
+/// One piece of work, complete.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    pub name: &'static str,
+    pub address: SocketAddr,
+    pub protocol: Protocol,
+    pub qos: u8,
+    pub payload_length: usize,
+    pub links: Links,
+    pub pace: Pace,
+    /// QoS 1 and 2 messages of one publisher without an acknowledgement, and the Receive Maximum of subscribers (5.0).
+    pub in_flight_max: u16,
+    pub topic_prefix: String,
+    pub warmup: Duration,
+    pub round: Duration,
+    pub rounds: u32,
+    /// A broker on this machine, whose CPU time and memory are to be read.
+    pub broker_pid: Option<u32>,
+}
+
+/// What holds a publisher back.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Pace {
+    /// Closed loop: at most this many messages ahead of its slowest subscriber.
+    Window(u64),
+    /// Open loop: this many messages per second of all publishers together, whatever arrives.
+    Rate(u64),
+}
+
+impl Scenario {
+    /// The topic of one publisher.
+    #[must_use]
+    pub fn topic(&self, publisher: usize) -> String {
+        format!("{}/{publisher}", self.topic_prefix)
+    }
+}
