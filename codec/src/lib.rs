@@ -1,1 +1,47 @@
-//! To be filled.
+//! Bytes to MQTT Control Packets and back, for 3.1 (`MQIsdp`), 3.1.1 and 5.0, and the names MQTT gives things.
+//!
+//! In: a slice that holds what has been received so far ([`cut`]), or one whole packet ([`decode`], [`PublishRef::decode`]),
+//! and the caller's [`Limits`], which are checked before anything is allocated. Out: a [`Packet`], or a [`DecodeError`]
+//! that knows the Reason Code the peer is to be told. No time, no sessions, no sockets: whether a packet is welcome now is for
+//! the session to say. Nothing here panics or recurses on input.
+#![no_std]
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::cast_possible_truncation
+    )
+)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod error;
+pub mod frame;
+pub mod packet;
+mod primitive;
+pub mod property;
+pub mod reason_code;
+pub mod topic;
+pub mod version;
+
+pub use error::{ConnectPart, DecodeError, EncodeError, Misdeed, Place};
+pub use frame::{FixedHeader, Limits, PacketType, cut};
+pub use packet::{
+    Acknowledgement, AcknowledgementProperties, Auth, AuthProperties, Connack, ConnackProperties,
+    Connect, ConnectProperties, Disconnect, DisconnectProperties, Packet, Publish, PublishHead,
+    PublishProperties, PublishPropertiesRef, PublishRef, RetainHandling, Suback, SubackProperties,
+    Subscribe, SubscribeFilter, SubscribeProperties, SubscriptionOptions, Unsuback,
+    UnsubackProperties, Unsubscribe, UnsubscribeProperties, Will, WillProperties, decode,
+    decode_acknowledgement_short, decode_bytes, decode_from_client,
+};
+pub use property::{PropertyId, UserProperties};
+pub use reason_code::ReasonCode;
+pub use topic::{ClientId, SharedFilter, TopicError, TopicFilter, TopicName};
+pub use version::{PacketId, ProtocolVersion, QoS};
