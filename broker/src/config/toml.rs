@@ -773,6 +773,27 @@ mod tests {
         }
     }
 
+    /// The limits that the protocol sets, in numbers of their own.
+    #[test]
+    fn what_mqtt_does_not_allow_cannot_be_configured() {
+        for line in [
+            "maximum_qos = 3",
+            "receive_maximum = 0",
+            "receive_maximum = 65_536",
+            "topic_alias_maximum = 65_536",
+            "keep_alive_max = 65_536",
+            "inflight_messages_max = 65_536",
+            "max_packet_size = 0",
+            "max_packet_size = 268_435_461",
+            "session_expiry_interval_max = 4_294_967_296",
+            "shards = 0",
+            "shards = 257",
+        ] {
+            let message = parse(line).unwrap_err().message;
+            assert!(message.contains("out of range"), "{line}: {message}");
+        }
+    }
+
     #[test]
     fn sizes_and_times_may_be_text() {
         let settings = parse(
