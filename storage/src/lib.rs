@@ -6,20 +6,22 @@
 //! Does not know: Network Connections, packets, topic matching, clocks, or how much is too much for a session.
 //!
 //! In walking order: `operation` is the vocabulary, `journal` and `checkpoint` are the two promises an engine makes,
-//! `memory` is the engine that keeps both in memory and the [`Image`] that every other engine is compared with,
+//! `image` is what operations add up to, `memory` is the engine that keeps both promises in memory,
 //! `contract` is the test suite that every engine must pass.
 
 mod checkpoint;
 pub mod contract;
 mod error;
+mod image;
 mod journal;
 mod memory;
 mod operation;
 
 pub use checkpoint::{Checkpoint, QueuedMessage, QueuedState, Record, Sequence, Table};
 pub use error::StorageError;
+pub use image::Image;
 pub use journal::{Full, Journal, JournalStatus, Lsn, epoch, first_lsn_of, restore};
-pub use memory::{Image, MemoryEngine};
+pub use memory::MemoryEngine;
 pub use operation::{
     Batch, ClockRecord, MessageId, Operation, Owner, OwnerEntry, SessionRecord, StoredMessage,
     SubscriptionRecord, WillRecord,
