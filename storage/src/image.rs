@@ -406,7 +406,7 @@ impl Image {
         let Some((_, entry)) = waits else {
             return false;
         };
-        // What is past its PUBREC stays with its session [MQTT-4.8.2]; a session that is gone takes nothing.
+        // What is past its PUBREC stays with its session [MQTT-4.8.2-4]; a session that is gone takes nothing.
         if matches!(entry.phase, Phase::Released { .. }) || !self.may_own(&to.owner) {
             return false;
         }

@@ -339,7 +339,7 @@ fn cases() -> Vec<Case> {
             sessions: &["a", "b"],
             messages: &[2],
             ..Case::new(
-                "[MQTT-4.8.2] a QoS 2 message past its PUBREC stays with its session",
+                "[MQTT-4.8.2-4] a QoS 2 message past its PUBREC stays with its session",
                 [
                     group(),
                     vec![
