@@ -21,7 +21,7 @@ use crate::connection::{Connection, OpenError, Opening, PeerError, Target};
 use crate::packet;
 use crate::process;
 use crate::publisher::{PublishPlan, Publisher, Schedule};
-use crate::report::{Report, Round, Snapshot};
+use crate::report::{Report, Round, Snapshot, Usage};
 use crate::scenario::{Pace, Scenario};
 use crate::subscriber::{Books, Subscriber};
 
@@ -374,11 +374,20 @@ impl<'a> Engine<'a> {
     }
 
     fn snapshot(&self) -> Result<Snapshot, RunError> {
-        let broker = self.scenario.broker_pid.map(process::cpu_time).transpose();
+        let usage = |pid| {
+            Ok(Usage {
+                cpu: process::cpu_time(pid)?,
+                waited: process::wait_time(pid)?,
+            })
+        };
+        let broker = self.scenario.broker_pid.map(usage).transpose();
         Ok(Snapshot {
             at: self.clock.elapsed(),
             received: self.books.received,
-            generator: own_cpu_time(),
+            generator: Usage {
+                cpu: own_cpu_time(),
+                waited: process::wait_time(std::process::id())?,
+            },
             broker: broker.map_err(RunError::Broker)?,
         })
     }

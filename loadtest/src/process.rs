@@ -20,6 +20,21 @@ pub fn cpu_time(pid: u32) -> io::Result<Duration> {
     Ok(Duration::from_micros(ticks * 1_000_000 / per_second))
 }
 
+/// How long the threads of a process were ready to run while others had the core, summed up.
+///
+/// A broker or generator that has to wait for its core is measured together with its neighbours.
+pub fn wait_time(pid: u32) -> io::Result<Duration> {
+    let mut waited = Duration::ZERO;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread that ends meanwhile, or a kernel that does not count, adds nothing.
+        let schedstat = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
+        let field = schedstat.split_ascii_whitespace().nth(1);
+        let nanoseconds = field.and_then(|field| field.parse().ok());
+        waited += Duration::from_nanos(nanoseconds.unwrap_or(0));
+    }
+    Ok(waited)
+}
+
 /// Resident memory of a process and the most it ever was.
 pub fn memory(pid: u32) -> io::Result<Memory> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;

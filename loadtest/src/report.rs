@@ -18,8 +18,16 @@ use crate::scenario::{Pace, Scenario};
 pub struct Snapshot {
     pub at: Duration,
     pub received: u64,
-    pub generator: Duration,
-    pub broker: Option<Duration>,
+    pub generator: Usage,
+    pub broker: Option<Usage>,
+}
+
+/// What a process has used up to a moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    pub cpu: Duration,
+    /// Ready to run while others had the core.
+    pub waited: Duration,
 }
 
 /// One measured interval.
@@ -29,7 +37,9 @@ pub struct Round {
     pub received: u64,
     pub per_second: f64,
     pub generator_cpu_seconds: f64,
+    pub generator_waited_seconds: f64,
     pub broker_cpu_seconds: Option<f64>,
+    pub broker_waited_seconds: Option<f64>,
 }
 
 impl Round {
@@ -38,14 +48,27 @@ impl Round {
     pub fn between(before: &Snapshot, after: &Snapshot) -> Self {
         let seconds = (after.at - before.at).as_secs_f64();
         let received = after.received - before.received;
+        let generator = Usage::between(before.generator, after.generator);
         let broker = before.broker.zip(after.broker);
+        let broker = broker.map(|(before, after)| Usage::between(before, after));
         Self {
             seconds,
             received,
             per_second: float(received) / seconds,
-            generator_cpu_seconds: (after.generator - before.generator).as_secs_f64(),
-            broker_cpu_seconds: broker
-                .map(|(before, after)| after.saturating_sub(before).as_secs_f64()),
+            generator_cpu_seconds: generator.cpu.as_secs_f64(),
+            generator_waited_seconds: generator.waited.as_secs_f64(),
+            broker_cpu_seconds: broker.map(|broker| broker.cpu.as_secs_f64()),
+            broker_waited_seconds: broker.map(|broker| broker.waited.as_secs_f64()),
+        }
+    }
+}
+
+impl Usage {
+    /// What was used between two moments; threads that ended meanwhile may make the sum smaller.
+    fn between(before: Self, after: Self) -> Self {
+        Self {
+            cpu: after.cpu.saturating_sub(before.cpu),
+            waited: after.waited.saturating_sub(before.waited),
         }
     }
 }
@@ -104,6 +127,8 @@ pub struct Generator {
     pub cpu_us_per_message: f64,
     /// Of its one thread's core, 0 to 1.
     pub core_share: f64,
+    /// Of the time, ready to run while others had the core.
+    pub waited_share: f64,
     /// The share is above 0.9: the row says more of the generator than of the broker.
     pub saturated: bool,
 }
@@ -115,6 +140,8 @@ pub struct Broker {
     pub cpu_us_per_message: f64,
     /// In cores: above 1 with more than one busy thread.
     pub core_share: f64,
+    /// Of the time and summed over its threads, ready to run while others had the core.
+    pub waited_share: f64,
     pub resident_kib: u64,
     pub resident_peak_kib: u64,
 }
@@ -132,7 +159,12 @@ impl Report {
         let received: u64 = rounds.iter().map(|round| round.received).sum();
         let messages = float(received.max(1));
         let generator: f64 = rounds.iter().map(|round| round.generator_cpu_seconds).sum();
+        let generator_waited = rounds.iter().map(|round| round.generator_waited_seconds);
         let broker: Option<f64> = rounds.iter().map(|round| round.broker_cpu_seconds).sum();
+        let broker_waited = rounds
+            .iter()
+            .filter_map(|round| round.broker_waited_seconds);
+        let broker_waited: f64 = broker_waited.sum();
         let (window, rate) = match scenario.pace {
             Pace::Window(window) => (Some(window), None),
             Pace::Rate(rate) => (None, Some(rate)),
@@ -163,6 +195,7 @@ impl Report {
             generator: Generator {
                 cpu_us_per_message: generator * 1e6 / messages,
                 core_share: generator / seconds,
+                waited_share: generator_waited.sum::<f64>() / seconds,
                 saturated: generator / seconds > SATURATED_ABOVE,
             },
             broker: scenario.broker_pid.zip(broker).zip(outcome.memory).map(
@@ -170,6 +203,7 @@ impl Report {
                     pid,
                     cpu_us_per_message: cpu * 1e6 / messages,
                     core_share: cpu / seconds,
+                    waited_share: broker_waited / seconds,
                     resident_kib: memory.resident,
                     resident_peak_kib: memory.resident_peak,
                 },
@@ -219,9 +253,10 @@ impl fmt::Display for Report {
         }
         writeln!(
             out,
-            "generator   {:>12.3} CPU us per message, {:.0} % of its core{}",
+            "generator   {:>12.3} CPU us per message, {:.0} % of its core{}{}",
             self.generator.cpu_us_per_message,
             self.generator.core_share * 100.0,
+            waited(self.generator.waited_share),
             if self.generator.saturated {
                 "  <-- over 90 %: the generator, not the broker, may be the limit"
             } else {
@@ -231,9 +266,10 @@ impl fmt::Display for Report {
         if let Some(broker) = &self.broker {
             writeln!(
                 out,
-                "broker      {:>12.3} CPU us per message, {:.0} % of a core, {} KiB resident (peak {})",
+                "broker      {:>12.3} CPU us per message, {:.0} % of a core{}, {} KiB resident (peak {})",
                 broker.cpu_us_per_message,
                 broker.core_share * 100.0,
+                waited(broker.waited_share),
                 broker.resident_kib,
                 broker.resident_peak_kib
             )?;
@@ -273,6 +309,15 @@ impl Latency {
     }
 }
 
+/// Worth a word only where a neighbour took a noticeable part.
+fn waited(share: f64) -> String {
+    if share > 0.02 {
+        format!(" (and waited {:.0} % for it)", share * 100.0)
+    } else {
+        String::new()
+    }
+}
+
 /// Counters stay far below 2^53, where every integer is exact.
 fn float(value: u64) -> f64 {
     value as f64
@@ -292,19 +337,26 @@ mod tests {
         assert_eq!(even.median, 2.5);
     }
 
+    fn usage(seconds: u64) -> Usage {
+        Usage {
+            cpu: Duration::from_secs(seconds),
+            waited: Duration::ZERO,
+        }
+    }
+
     #[test]
     fn a_round_is_the_difference_of_two_snapshots() {
         let before = Snapshot {
             at: Duration::from_secs(1),
             received: 100,
-            generator: Duration::from_secs(1),
-            broker: Some(Duration::from_secs(5)),
+            generator: usage(1),
+            broker: Some(usage(5)),
         };
         let after = Snapshot {
             at: Duration::from_secs(3),
             received: 1_100,
-            generator: Duration::from_secs(2),
-            broker: Some(Duration::from_secs(6)),
+            generator: usage(2),
+            broker: Some(usage(6)),
         };
         let round = Round::between(&before, &after);
         assert_eq!((round.received, round.per_second), (1_000, 500.0));
