@@ -34,13 +34,7 @@ use super::buckets::{
     write,
 };
 
-/// Names a session in the whole process: its home shard, its slot there, and which use of that slot is meant.
-#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Debug, Hash)]
-pub struct SessionId {
-    pub shard: u16,
-    pub slot: u32,
-    pub generation: u32,
-}
+pub use crate::identity::SessionId;
 
 /// All subscriptions of all sessions. `S` is what is kept of one subscription, `G` a handle of a share group.
 #[derive(Debug)]
@@ -640,6 +634,11 @@ mod tests {
             );
             assert_eq!(
                 matches_by_definition(topic_filter, topic_name),
+                expected,
+                "{topic_filter} {topic_name}"
+            );
+            assert_eq!(
+                nightjar_codec::topic::matches(topic_filter, topic_name),
                 expected,
                 "{topic_filter} {topic_name}"
             );
