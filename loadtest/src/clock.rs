@@ -80,7 +80,13 @@ impl Ticker {
         Ok(Self { timer })
     }
 
-    /// For registration with the poll, edge-triggered: a tick is a new edge whether the last one was read or not.
+    /// Takes note of a tick: the kernel arms the next one only when this one is read.
+    pub fn acknowledge(&self) {
+        // Nothing to read yet is the only error there can be, and then the timer is armed.
+        let _ = rustix::io::read(&self.timer, &mut [0; 8]);
+    }
+
+    /// For registration with the poll.
     #[must_use]
     pub fn raw_fd(&self) -> RawFd {
         self.timer.as_raw_fd()

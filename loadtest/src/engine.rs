@@ -45,8 +45,10 @@ struct Engine<'a> {
     buffer: Vec<u8>,
     books: Books,
     schedule: Option<Schedule>,
+    ticker: Option<Ticker>,
     watch: Vec<Watch>,
     stalls: u64,
+    in_flight_max: u16,
 }
 
 /// How far a publisher's stream had come when it last moved.
@@ -80,17 +82,19 @@ impl<'a> Engine<'a> {
             let version_5 = scenario.protocol.is_v5();
             subscribers.push(Subscriber::new(connection, &links, index, version_5));
         }
+        let mut in_flight_max = scenario.in_flight_max;
         let mut publishers = Vec::with_capacity(links.publishers);
         for index in 0..links.publishers {
             let place = Place::Publisher(index);
             let (connection, receive_maximum) = open(&poll, scenario, target, place)?;
+            in_flight_max = in_flight_max.min(receive_maximum);
             let plan = PublishPlan {
                 protocol: scenario.protocol,
                 topic: &scenario.topic(index),
                 index: u32::try_from(index).unwrap_or(u32::MAX),
                 qos: scenario.qos,
                 payload_length: scenario.payload_length,
-                in_flight_max: scenario.in_flight_max.min(receive_maximum),
+                in_flight_max,
             };
             publishers.push(Publisher::new(connection, plan));
         }
@@ -106,13 +110,15 @@ impl<'a> Engine<'a> {
             buffer: vec![0; READ_BYTES.max(2 * packet_length_max)],
             books: Books::new(links),
             schedule: None,
+            ticker: None,
             watch: vec![Watch::default(); links.publishers],
             stalls: 0,
+            in_flight_max,
         })
     }
 
     fn measure(&mut self) -> Result<Report, RunError> {
-        let ticker = self.start_ticker()?;
+        self.start_ticker()?;
         let mut at = self.clock.nanoseconds();
         at += nanoseconds(self.scenario.warmup);
         self.publish_until(at)?;
@@ -127,7 +133,7 @@ impl<'a> Engine<'a> {
             before = after;
         }
         self.books.measuring = false;
-        drop(ticker);
+        self.ticker = None;
         self.drain()?;
         let memory = self.scenario.broker_pid.map(process::memory).transpose();
         let memory = memory.map_err(RunError::Broker)?;
@@ -145,15 +151,16 @@ impl<'a> Engine<'a> {
                     .map(|publisher| publisher.refused)
                     .sum(),
                 stalls: self.stalls,
+                in_flight_max: self.in_flight_max,
                 memory,
             },
             &self.books.latency,
         ))
     }
 
-    fn start_ticker(&mut self) -> Result<Option<Ticker>, RunError> {
+    fn start_ticker(&mut self) -> Result<(), RunError> {
         let Pace::Rate(rate) = self.scenario.pace else {
-            return Ok(None);
+            return Ok(());
         };
         let interval = Duration::from_nanos(1_000_000_000 / rate.max(1)).max(TICK_MIN);
         self.schedule = Some(Schedule {
@@ -164,7 +171,8 @@ impl<'a> Engine<'a> {
         let ticker = Ticker::every(interval)?;
         let registry = self.poll.registry();
         registry.register(&mut SourceFd(&ticker.raw_fd()), TICK, Interest::READABLE)?;
-        Ok(Some(ticker))
+        self.ticker = Some(ticker);
+        Ok(())
     }
 
     fn publish_until(&mut self, end: u64) -> Result<(), RunError> {
@@ -220,6 +228,8 @@ impl<'a> Engine<'a> {
         for event in events.iter() {
             if event.token() != TICK {
                 self.mark(event)?;
+            } else if let Some(ticker) = &self.ticker {
+                ticker.acknowledge();
             }
         }
         let mut ready = std::mem::take(&mut self.spare);
@@ -301,7 +311,7 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// Gives up for lost what a publisher's window has waited for in vain, or a QoS 0 loop would stand still after it.
+    /// Gives up for lost what a publisher's window has waited for in vain, or the loop would stand still after it.
     fn watch(&mut self, now: u64) {
         let Pace::Window(_) = self.scenario.pace else {
             return;
@@ -311,7 +321,7 @@ impl<'a> Engine<'a> {
             if progress != watch.progress || progress >= publisher.sent() {
                 watch.progress = progress;
                 watch.since = now;
-            } else if self.scenario.qos == 0 && now - watch.since > nanoseconds(STALL) {
+            } else if now - watch.since > nanoseconds(STALL) {
                 watch.forgiven = publisher.sent();
                 watch.since = now;
                 self.stalls += 1;
@@ -423,6 +433,8 @@ pub struct Outcome {
     pub strays: u64,
     pub refused: u64,
     pub stalls: u64,
+    /// What the publishers kept to, the broker's Receive Maximum included.
+    pub in_flight_max: u16,
     pub memory: Option<process::Memory>,
 }
 
@@ -544,7 +556,7 @@ const READ_BYTES: usize = 65_536;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL_TIMEOUT: Duration = Duration::from_millis(20);
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
-/// Without any progress for so long, what is under way at QoS 0 counts as lost.
+/// Without any progress for so long, what is under way counts as lost.
 const STALL: Duration = Duration::from_secs(2);
 const DRAIN_MAX: Duration = Duration::from_secs(20);
 /// A rate beyond this is sent in batches of what came due.

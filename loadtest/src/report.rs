@@ -85,6 +85,7 @@ pub struct Report {
     pub payload_bytes: usize,
     pub window: Option<u64>,
     pub rate: Option<u64>,
+    /// At QoS 1 and 2, with the broker's Receive Maximum taken into account.
     pub in_flight_max: u16,
     pub received_per_second: Spread,
     pub sent: u64,
@@ -182,7 +183,7 @@ impl Report {
             payload_bytes: scenario.payload_length,
             window,
             rate,
-            in_flight_max: scenario.in_flight_max,
+            in_flight_max: outcome.in_flight_max,
             received_per_second: Spread::of(rounds.iter().map(|round| round.per_second)),
             sent: outcome.sent,
             losses: outcome.totals.losses,
