@@ -92,3 +92,31 @@ impl Ticker {
         self.timer.as_raw_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mio::unix::SourceFd;
+    use mio::{Events, Interest, Poll, Token};
+
+    use super::*;
+
+    #[test]
+    fn ticks_go_on_after_the_first() {
+        let mut poll = Poll::new().unwrap();
+        let ticker = Ticker::every(Duration::from_millis(1)).unwrap();
+        poll.registry()
+            .register(
+                &mut SourceFd(&ticker.raw_fd()),
+                Token(0),
+                Interest::READABLE,
+            )
+            .unwrap();
+        let mut events = Events::with_capacity(1);
+        for tick in 0..3 {
+            let bound = Duration::from_secs(10);
+            poll.poll(&mut events, Some(bound)).unwrap();
+            assert!(!events.is_empty(), "tick {tick}");
+            ticker.acknowledge();
+        }
+    }
+}
