@@ -236,14 +236,19 @@ impl Client {
     /// Every byte until the broker closes, which it must do within the timeout.
     #[track_caller]
     pub fn receive_to_close(&mut self) -> Vec<u8> {
+        self.try_receive_to_close().unwrap_or_else(|unexpected| {
+            panic!("expected the close of the connection, got {unexpected}")
+        })
+    }
+
+    /// Every byte until the broker closes, or what came instead of the close.
+    pub fn try_receive_to_close(&mut self) -> Result<Vec<u8>, Unexpected> {
         let mut received = Vec::new();
-        if !self.read_to_close(&mut received) {
-            panic!(
-                "expected the close of the connection, got silence after: {}",
-                hex(&received)
-            );
+        if self.read_to_close(&mut received) {
+            Ok(received)
+        } else {
+            Err(Unexpected::Silence { received })
         }
-        received
     }
 
     /// Sends PINGREQ; the next bytes must be the PINGRESP, so the broker had nothing else to say.

@@ -28,6 +28,7 @@
 //! | ... sent, with the CONNACK read | `Client::connect(&broker, &connect)` (panics unless its code is 0) |
 //! | a property section | `properties("11 L60 26 s'k' s'v'")` = length and bytes; as words: `packet("30", &format!("s't' {} 'x'", hex(&properties("01 01"))))` |
 //! | every byte up to the close | `client.receive_to_close()` |
+//! | thousands of sockets | `raise_file_limit()` first |
 //! | longer waits (keep alive, will delay) | `client.set_timeout(Duration::from_secs(3))` |
 //! | waiting for something that is not a byte | `wait_until("what", Duration, \|\| condition)` |
 //!
@@ -64,6 +65,14 @@ pub fn timeout() -> Duration {
 )]
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// Lets this process and the brokers it starts open as many files as the system allows.
+pub fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).expect("a soft limit may be raised to the hard one");
 }
 
 /// Polls `condition` until it holds; for state that has no event (the memory of a process). Panics after `limit`.
