@@ -5,8 +5,8 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use nightjar_codec::{ProtocolVersion, QoS};
 
-use crate::packet::Protocol;
 use crate::scenario::{Pace, Scenario};
 use crate::stamp::STAMP_LENGTH;
 use crate::subscriber::Links;
@@ -111,6 +111,8 @@ pub struct RelayArguments {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum ProtocolArgument {
+    #[value(name = "3.1", aliases = ["31", "3", "mqttv31"])]
+    V3_1,
     #[value(name = "3.1.1", aliases = ["311", "4", "mqttv311"])]
     V3_1_1,
     #[value(name = "5", aliases = ["5.0", "mqttv5"])]
@@ -152,10 +154,11 @@ impl CommonArguments {
             name,
             address: self.address()?,
             protocol: match self.protocol {
-                ProtocolArgument::V3_1_1 => Protocol::V3_1_1,
-                ProtocolArgument::V5 => Protocol::V5,
+                ProtocolArgument::V3_1 => ProtocolVersion::V3_1,
+                ProtocolArgument::V3_1_1 => ProtocolVersion::V3_1_1,
+                ProtocolArgument::V5 => ProtocolVersion::V5,
             },
-            qos: self.qos,
+            qos: QoS::from_u8(self.qos).expect("the parser allows 0 to 2"),
             payload_length: count(self.payload),
             links,
             pace,

@@ -10,15 +10,16 @@ use std::net::{SocketAddr, TcpStream as StdTcpStream};
 use std::time::Duration;
 
 use mio::net::TcpStream;
+use nightjar_codec::{ProtocolVersion, QoS};
 
 use crate::frame::{Frame, FrameError};
-use crate::packet::{self, Connack, Protocol, Refusal};
+use crate::packet::{self, Allowed, Refusal};
 
 /// Where a connection goes and how long it may take to get there.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
     pub address: SocketAddr,
-    pub protocol: Protocol,
+    pub protocol: ProtocolVersion,
     pub timeout: Duration,
 }
 
@@ -26,9 +27,9 @@ pub struct Target {
 #[derive(Debug)]
 pub struct Opening {
     stream: StdTcpStream,
-    protocol: Protocol,
+    protocol: ProtocolVersion,
     /// What the broker allows on this connection.
-    pub connack: Connack,
+    pub allowed: Allowed,
 }
 
 impl Opening {
@@ -49,23 +50,19 @@ impl Opening {
         let mut opening = Self {
             stream,
             protocol: target.protocol,
-            connack: Connack {
-                receive_maximum: u16::MAX,
-                maximum_qos: 2,
-            },
+            allowed: Allowed::default(),
         };
         let request = packet::connect(target.protocol, client_id, receive_maximum);
         let answer = opening.exchange(&request, "CONNACK")?;
-        let frame = whole_frame(&answer)?;
-        opening.connack = Connack::read(target.protocol, frame)?;
+        opening.allowed = packet::read_connack(target.protocol, &answer)?;
         Ok(opening)
     }
 
     /// Subscribes to one Topic Filter and waits for the SUBACK.
-    pub fn subscribe(&mut self, topic_filter: &str, qos: u8) -> Result<(), OpenError> {
+    pub fn subscribe(&mut self, topic_filter: &str, qos: QoS) -> Result<(), OpenError> {
         let request = packet::subscribe(self.protocol, topic_filter, qos);
         let answer = self.exchange(&request, "SUBACK")?;
-        Ok(packet::read_suback(whole_frame(&answer)?, qos)?)
+        Ok(packet::read_suback(self.protocol, &answer, qos)?)
     }
 
     /// Ends the blocking part.
@@ -336,11 +333,6 @@ impl From<io::Error> for PeerError {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
-}
-
-fn whole_frame(answer: &[u8]) -> Result<Frame<'_>, OpenError> {
-    let frame = Frame::next(answer).map_err(Refusal::from)?;
-    Ok(frame.expect("exchange returns when the frame is whole"))
 }
 
 fn is_timeout(error: &io::Error) -> bool {

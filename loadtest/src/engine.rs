@@ -14,6 +14,7 @@ use std::time::Duration;
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use nightjar_codec::QoS;
 
 use crate::accounting::Totals;
 use crate::clock::{Clock, Ticker, own_cpu_time};
@@ -460,7 +461,7 @@ impl fmt::Display for Place {
 pub enum RunError {
     Open { place: Place, error: OpenError },
     Peer { place: Place, error: PeerError },
-    MaximumQos { maximum_qos: u8 },
+    MaximumQos { maximum_qos: QoS },
     Descriptors { needed: u64, allowed: u64 },
     Broker(io::Error),
     Io(io::Error),
@@ -481,7 +482,7 @@ impl fmt::Display for RunError {
             Self::Open { place, error } => write!(out, "{place}: {error}"),
             Self::Peer { place, error } => write!(out, "{place}: {error}"),
             Self::MaximumQos { maximum_qos } => {
-                write!(out, "the broker takes no QoS above {maximum_qos}")
+                write!(out, "the broker takes no QoS above {}", maximum_qos.as_u8())
             }
             Self::Descriptors { needed, allowed } => write!(
                 out,
@@ -528,10 +529,10 @@ fn open(
         })
     };
     let (opening, token) = attempt().map_err(|error| RunError::Open { place, error })?;
-    let connack = opening.connack;
-    if connack.maximum_qos < scenario.qos {
+    let allowed = opening.allowed;
+    if allowed.maximum_qos < scenario.qos {
         return Err(RunError::MaximumQos {
-            maximum_qos: connack.maximum_qos,
+            maximum_qos: allowed.maximum_qos,
         });
     }
     let mut connection = opening.into_connection()?;
@@ -540,7 +541,7 @@ fn open(
         Token(token),
         Interest::READABLE | Interest::WRITABLE,
     )?;
-    Ok((connection, connack.receive_maximum))
+    Ok((connection, allowed.receive_maximum))
 }
 
 fn nanoseconds(duration: Duration) -> u64 {

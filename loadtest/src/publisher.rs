@@ -6,9 +6,11 @@
 use std::io::{self, IoSlice, Write};
 use std::ops::Range;
 
+use nightjar_codec::{ProtocolVersion, QoS};
+
 use crate::connection::{Connection, PeerError};
 use crate::frame::{self, Frame};
-use crate::packet::{self, Protocol};
+use crate::packet::Pattern;
 use crate::stamp::{DUE_AT, SEQUENCE_AT, Stamp};
 
 /// One publishing connection.
@@ -34,10 +36,10 @@ pub struct Publisher {
 /// What a publisher sends.
 #[derive(Clone, Copy, Debug)]
 pub struct PublishPlan<'a> {
-    pub protocol: Protocol,
+    pub protocol: ProtocolVersion,
     pub topic: &'a str,
     pub index: u32,
-    pub qos: u8,
+    pub qos: QoS,
     pub payload_length: usize,
     /// QoS 1 and 2 messages without an acknowledgement.
     pub in_flight_max: u16,
@@ -85,16 +87,16 @@ impl Publisher {
             due: 0,
         };
         let payload = stamp.payload(plan.payload_length);
-        let (pattern, packet_id_at, payload_at) =
-            packet::publish(plan.protocol, plan.topic, plan.qos, &payload);
-        let count = (BLOCK_BYTES / pattern.len()).clamp(1, BLOCK_PACKETS_MAX);
+        let pattern = Pattern::publish(plan.protocol, plan.topic, plan.qos, &payload);
+        let packet_length = pattern.bytes.len();
+        let count = (BLOCK_BYTES / packet_length).clamp(1, BLOCK_PACKETS_MAX);
         Self {
             connection,
-            packet_length: pattern.len(),
-            block: pattern.repeat(count),
+            packet_length,
+            block: pattern.bytes.repeat(count),
             unsent: 0..0,
-            packet_id_at,
-            payload_at,
+            packet_id_at: pattern.packet_id_at,
+            payload_at: pattern.payload_at,
             releases: Vec::new(),
             in_flight_max: u64::from(plan.in_flight_max),
             next_packet_id: 1,

@@ -10,7 +10,6 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::engine::Outcome;
-use crate::packet::Protocol;
 use crate::scenario::{Pace, Scenario};
 
 /// All counters at one moment.
@@ -78,7 +77,7 @@ impl Usage {
 pub struct Report {
     pub scenario: &'static str,
     pub address: String,
-    pub protocol: &'static str,
+    pub protocol: String,
     pub qos: u8,
     pub publishers: usize,
     pub subscribers: usize,
@@ -173,11 +172,8 @@ impl Report {
         Self {
             scenario: scenario.name,
             address: scenario.address.to_string(),
-            protocol: match scenario.protocol {
-                Protocol::V3_1_1 => "3.1.1",
-                Protocol::V5 => "5",
-            },
-            qos: scenario.qos,
+            protocol: scenario.protocol.to_string(),
+            qos: scenario.qos.as_u8(),
             publishers: scenario.links.publishers,
             subscribers: scenario.links.subscribers,
             payload_bytes: scenario.payload_length,

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::packet::Protocol;
+use nightjar_codec::{ProtocolVersion, QoS};
+
 use crate::subscriber::Links;
 
 /// One piece of work, complete.
@@ -11,8 +12,8 @@ use crate::subscriber::Links;
 pub struct Scenario {
     pub name: &'static str,
     pub address: SocketAddr,
-    pub protocol: Protocol,
-    pub qos: u8,
+    pub protocol: ProtocolVersion,
+    pub qos: QoS,
     pub payload_length: usize,
     pub links: Links,
     pub pace: Pace,
