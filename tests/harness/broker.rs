@@ -356,7 +356,11 @@ fn build() -> PathBuf {
         profile,
         "--target-dir",
     ]);
-    command.arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
+    command.arg(target);
+    command.args([
+        "--manifest-path",
+        concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
+    ]);
     let status = command.status().expect("cargo can be run");
     assert!(status.success(), "the broker does not build");
     directory.join("nightjar")
