@@ -107,20 +107,26 @@ name=${name:-$(basename "${broker%% *}")}
 # 1000 connections each, on both sides.
 ulimit -n "$(ulimit -H -n)"
 
-pin() { # core command...
-    local core=$1
-    shift
-    if [ "$core" = none ]; then nice -n "$nice" "$@"; else nice -n "$nice" taskset -c "$core" "$@"; fi
+# Pins to a core and, if asked, gives the command a session of its own, whose scheduling group gets the niceness too: between
+# sessions the kernel compares groups, not processes.
+prefix() { # core; words on standard output, one a line
+    if [ "$nice" != 0 ]; then
+        printf '%s\n' setsid --wait sh -c \
+            'echo "$0" 2>/dev/null >/proc/self/autogroup || true; exec nice -n "$0" "$@"' "$nice"
+    fi
+    if [ "$1" != none ]; then printf '%s\n' taskset -c "$1"; fi
 }
 
 start() { # command port
     local command=${1//\{port\}/$2}
-    if [ "$broker_core" != none ]; then command="taskset -c $broker_core $command"; fi
+    local words
+    mapfile -t words < <(prefix "$broker_core")
     if (exec 3<>"/dev/tcp/127.0.0.1/$2") 2>/dev/null; then
         echo "bench.sh: port $2 is taken" >&2
         exit 1
     fi
-    eval "exec nice -n $nice $command" >"$scratch/broker.log" 2>&1 &
+    # Not the leader of a process group, so setsid does not fork and the pid is the broker's.
+    eval 'exec "${words[@]}"' "$command" >"$scratch/broker.log" 2>&1 &
     running=$!
     for _ in $(seq 100); do
         if (exec 3<>"/dev/tcp/127.0.0.1/$2") 2>/dev/null; then return; fi
@@ -138,7 +144,9 @@ measure() { # which command port arguments...
     start "$command" "$at"
     local limit
     limit=$(awk "BEGIN { print int($rounds * $seconds) + 60 }")
-    if ! pin "$generator_core" timeout "$limit" "$generator" "$@" --port "$at" --protocol "$protocol" \
+    local words
+    mapfile -t words < <(prefix "$generator_core")
+    if ! "${words[@]}" timeout "$limit" "$generator" "$@" --port "$at" --protocol "$protocol" \
         --rounds "$rounds" --duration "$seconds" --broker-pid "$running" --json >>"$scratch/$which.json"; then
         echo "bench.sh: no result: $generator $* --port $at" >&2
         tail -n 20 "$scratch/broker.log" >&2
