@@ -1,4 +1,6 @@
 //! Any packet of any version, for the property tests: `packet(version)` gives values that can be written and read back as they are.
+// Each test program uses its part.
+#![allow(dead_code)]
 
 use std::num::{NonZeroU16, NonZeroU32};
 

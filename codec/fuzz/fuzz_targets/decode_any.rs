@@ -1,0 +1,8 @@
+//! cargo-fuzz's way into `targets::decode_any`.
+#![no_main]
+
+#[path = "../targets.rs"]
+#[allow(dead_code)]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::decode_any(data));

@@ -1,0 +1,8 @@
+//! cargo-fuzz's way into `targets::publish_ref_agrees`.
+#![no_main]
+
+#[path = "../targets.rs"]
+#[allow(dead_code)]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::publish_ref_agrees(data));
