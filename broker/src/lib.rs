@@ -1,1 +1,16 @@
-//! To be filled.
+//! Nightjar: an MQTT broker for 3.1, 3.1.1 and 5.0.
+//!
+//! Rooms, in the order in which a packet walks through them: `listener` accepts, `connection` reads and writes, `shard` is
+//! the pump that everything one thread serves goes through, `session` is what MQTT asks of one client, `exchange` is where
+//! messages meet subscriptions. `session`, `exchange` and `shard` are pure: time comes in, nothing waits.
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod exchange;
+pub mod identity;
+pub mod logging;
+pub mod message;
+pub mod session;
+pub mod settings;
+pub mod shard;

@@ -1,0 +1,172 @@
+//! The exchange: where a message meets those who want it. Shared by all shards, mostly read.
+//!
+//! `subscriptions` finds who matches, `delivery` makes a route of it that a shard can cache, `shared` gives one message to
+//! one of many, `retained` keeps the last message of a topic. In comes a topic or a topic filter, out come values; nothing
+//! here sends, stores or waits. The registry is the only place that decides which shard a client id lives on.
+
+mod arena;
+mod buckets;
+pub mod delivery;
+pub mod retained;
+pub mod shared;
+pub mod subscriptions;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+use nightjar_storage::{MessageId, StoredMessage};
+
+use crate::identity::{GroupId, ShardId};
+use crate::session::quota::QueueTotals;
+use crate::settings::Settings;
+use delivery::Subscriber;
+use retained::{RetainedLimits, RetainedStore};
+use shared::ShareGroup;
+use subscriptions::SubscriptionIndex;
+
+/// What all shards share.
+pub struct Exchange {
+    pub subscriptions: SubscriptionIndex<Subscriber, Arc<ShareGroup>>,
+    pub retained: RetainedStore<StoredMessage>,
+    pub totals: QueueTotals,
+    /// Sessions, subscriptions and bytes of wills, each against its bound.
+    pub sessions: Bounded,
+    pub subscription_count: Bounded,
+    pub will_bytes: Bounded,
+    /// Bytes waiting in all send buffers, as of each shard's last turn.
+    pub send_bytes: AtomicU64,
+    homes: DashMap<Arc<str>, ShardId, foldhash::fast::FixedState>,
+    groups: DashMap<GroupId, Arc<ShareGroup>, foldhash::fast::FixedState>,
+    shards: ShardId,
+    hash_seed: u64,
+    next_group: AtomicU64,
+    next_message_id: AtomicU64,
+}
+
+/// A count that stops at a maximum.
+#[derive(Debug)]
+pub struct Bounded {
+    value: AtomicU64,
+    maximum: u64,
+}
+
+impl Exchange {
+    /// `hash_seed` is random in production and fixed in a simulation.
+    pub fn new(settings: &Settings, shards: ShardId, hash_seed: u64) -> Self {
+        let limits = RetainedLimits {
+            count_max: settings.retained_count_max,
+            bytes_max: settings.retained_bytes_max,
+        };
+        let hasher = foldhash::fast::FixedState::with_seed(hash_seed);
+        Self {
+            subscriptions: SubscriptionIndex::new(BUCKETS, hash_seed),
+            retained: RetainedStore::new(BUCKETS, hash_seed, limits),
+            totals: QueueTotals::default(),
+            sessions: Bounded::new(settings.sessions_max),
+            subscription_count: Bounded::new(settings.subscriptions_max),
+            will_bytes: Bounded::new(settings.will_bytes_max),
+            send_bytes: AtomicU64::new(0),
+            homes: DashMap::with_hasher(hasher.clone()),
+            groups: DashMap::with_hasher(hasher),
+            shards,
+            hash_seed,
+            next_group: AtomicU64::new(1),
+            next_message_id: AtomicU64::new(1),
+        }
+    }
+
+    /// The shard a client id lives on, for as long as its session does (D13). `assigned` names the shard for an id that
+    /// the server has just made up.
+    pub fn home(&self, client_id: &str, assigned: Option<ShardId>) -> ShardId {
+        if let Some(home) = self.homes.get(client_id) {
+            return *home;
+        }
+        let home = assigned.unwrap_or_else(|| self.hashed_home(client_id));
+        *self.homes.entry(client_id.into()).or_insert(home)
+    }
+
+    /// The session is gone; the next CONNECT chooses again.
+    pub fn forget_home(&self, client_id: &str) {
+        self.homes.remove(client_id);
+    }
+
+    /// The group of this share name and topic filter, made on first use.
+    pub fn group(&self, share_name: &str, topic_filter: &str) -> Arc<ShareGroup> {
+        self.subscriptions
+            .shared_group(share_name, topic_filter, || {
+                let id = GroupId(self.next_group.fetch_add(1, Ordering::Relaxed));
+                let group = Arc::new(ShareGroup::new(id, share_name, topic_filter));
+                self.groups.insert(id, Arc::clone(&group));
+                group
+            })
+    }
+
+    pub fn group_by_id(&self, id: GroupId) -> Option<Arc<ShareGroup>> {
+        self.groups.get(&id).map(|group| Arc::clone(&group))
+    }
+
+    /// Removes a group that has no members left. True: it is gone.
+    pub fn remove_group_if_empty(&self, group: &ShareGroup) -> bool {
+        let removed = self.subscriptions.remove_shared_group(
+            &group.share_name,
+            &group.topic_filter,
+            |group| group.is_empty(),
+        );
+        if removed {
+            self.groups.remove(&group.id);
+        }
+        removed
+    }
+
+    pub fn next_message_id(&self) -> MessageId {
+        self.next_message_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// After a start: ids go on behind the last one in the store.
+    pub fn continue_message_ids_after(&self, last: MessageId) {
+        self.next_message_id.fetch_max(last + 1, Ordering::Relaxed);
+    }
+
+    fn hashed_home(&self, client_id: &str) -> ShardId {
+        use std::hash::{BuildHasher, Hasher};
+        let mut hasher = foldhash::quality::FixedState::with_seed(self.hash_seed).build_hasher();
+        hasher.write(client_id.as_bytes());
+        let shards = u64::from(self.shards.max(1));
+        ShardId::try_from(hasher.finish() % shards).unwrap_or(0)
+    }
+}
+
+impl Bounded {
+    fn new(maximum: u64) -> Self {
+        Self {
+            value: AtomicU64::new(0),
+            maximum,
+        }
+    }
+
+    /// Takes `amount`, unless that would pass the maximum.
+    pub fn take(&self, amount: u64) -> bool {
+        let before = self.value.fetch_add(amount, Ordering::Relaxed);
+        if before.saturating_add(amount) > self.maximum {
+            self.value.fetch_sub(amount, Ordering::Relaxed);
+            return false;
+        }
+        true
+    }
+
+    /// Takes `amount` for what exists already, whatever the maximum.
+    pub fn take_anyway(&self, amount: u64) {
+        self.value.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    pub fn give_back(&self, amount: u64) {
+        self.value.fetch_sub(amount, Ordering::Relaxed);
+    }
+
+    pub fn value(&self) -> u64 {
+        self.value.load(Ordering::Relaxed)
+    }
+}
+
+const BUCKETS: usize = 64;

@@ -1,0 +1,434 @@
+//! Shared subscriptions (4.8.2): one receiver made of many.
+//!
+//! A group gives each message to one member: those that are connected and have room in their window, in turn. What
+//! nobody can take waits in the group's own queue and goes to whoever has room first. QoS 1 that a member did not
+//! acknowledge comes back to the front when the member goes; QoS 2 stays with the member once it was sent to it (D8).
+//!
+//! Members live on several shards, so a group is behind a lock of its own, held for a few instructions and never while
+//! anything is sent: calls give back assignments, and the caller's shard carries them out.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nightjar_codec::QoS;
+use nightjar_storage::{MessageId, OwnerEntry, StoredMessage};
+use smallvec::SmallVec;
+
+use crate::identity::{GroupId, SessionId};
+use crate::message::{MessageRef, stored_cost};
+use crate::session::quota::{Budget, QueueLimits, QueueTotals};
+use crate::session::subscribe::Subscription;
+
+/// All sessions that share one topic filter under one share name.
+pub struct ShareGroup {
+    pub id: GroupId,
+    pub share_name: Box<str>,
+    pub topic_filter: Box<str>,
+    budget: Budget,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    members: BTreeMap<SessionId, Member>,
+    online: BTreeSet<SessionId>,
+    /// Online, and fewer messages given than its window takes.
+    ready: BTreeSet<SessionId>,
+    last: Option<SessionId>,
+    queue: VecDeque<Arc<StoredMessage>>,
+}
+
+struct Member {
+    qos: QoS,
+    retain_as_published: bool,
+    subscription_identifier: Option<u32>,
+    resumable: bool,
+    given: u32,
+    window: u32,
+}
+
+/// A message for one member.
+pub struct Assignment {
+    pub group: GroupId,
+    pub session: SessionId,
+    pub message: Arc<StoredMessage>,
+    pub qos: QoS,
+    pub retain: bool,
+    pub subscription_identifiers: SmallVec<[u32; 1]>,
+}
+
+/// What a group did with a message.
+pub enum Offer {
+    Assigned(Assignment),
+    Queued,
+    /// QoS 0 and nobody is connected, or no room in the queue.
+    Dropped,
+}
+
+impl ShareGroup {
+    pub fn new(id: GroupId, share_name: &str, topic_filter: &str) -> Self {
+        Self {
+            id,
+            share_name: share_name.into(),
+            topic_filter: topic_filter.into(),
+            budget: Budget::default(),
+            state: Mutex::default(),
+        }
+    }
+
+    /// The group as an owner in the store, of a message of this QoS.
+    pub fn owner_entry(&self, qos: QoS) -> OwnerEntry {
+        OwnerEntry {
+            owner: self.owner(),
+            qos,
+            retain: false,
+            subscription_identifiers: Vec::new(),
+        }
+    }
+
+    pub fn owner(&self) -> nightjar_storage::Owner {
+        nightjar_storage::Owner::Group {
+            share_name: self.share_name.clone(),
+            topic_filter: self.topic_filter.clone(),
+        }
+    }
+
+    /// A member that can resume makes the group an owner in its own right (D8).
+    pub fn is_resumable(&self) -> bool {
+        self.state().members.values().any(|member| member.resumable)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.state().members.is_empty()
+    }
+
+    pub fn has_online_member(&self) -> bool {
+        !self.state().online.is_empty()
+    }
+
+    pub fn queued(&self) -> usize {
+        self.state().queue.len()
+    }
+
+    /// Joins, or changes its options. Gives what the new member is to be sent at once.
+    pub fn join(
+        &self,
+        session: SessionId,
+        subscription: &Subscription,
+        resumable: bool,
+        online_window: Option<u32>,
+        totals: &QueueTotals,
+    ) -> Vec<Assignment> {
+        let mut state = self.state();
+        let given = state.members.get(&session).map_or(0, |member| member.given);
+        let member = Member {
+            qos: subscription.qos,
+            retain_as_published: subscription.retain_as_published,
+            subscription_identifier: subscription.subscription_identifier,
+            resumable,
+            given,
+            window: online_window.unwrap_or(0),
+        };
+        state.members.insert(session, member);
+        if online_window.is_some() {
+            state.online.insert(session);
+            state.refresh(session);
+        }
+        self.drain(&mut state, totals)
+    }
+
+    /// The member has a Network Connection again.
+    pub fn online(
+        &self,
+        session: SessionId,
+        window: u32,
+        resumable: bool,
+        totals: &QueueTotals,
+    ) -> Vec<Assignment> {
+        let mut state = self.state();
+        if let Some(member) = state.members.get_mut(&session) {
+            member.window = window;
+            member.resumable = resumable;
+            state.online.insert(session);
+            state.refresh(session);
+        }
+        self.drain(&mut state, totals)
+    }
+
+    /// The member's connection closed, or it leaves for good. `returned` is what it did not acknowledge, oldest first.
+    pub fn gone(
+        &self,
+        session: SessionId,
+        leaves: bool,
+        returned: impl DoubleEndedIterator<Item = Arc<StoredMessage>>,
+        totals: &QueueTotals,
+    ) -> Vec<Assignment> {
+        let mut state = self.state();
+        state.online.remove(&session);
+        state.ready.remove(&session);
+        if leaves {
+            state.members.remove(&session);
+        } else if let Some(member) = state.members.get_mut(&session) {
+            member.given = 0;
+        }
+        for message in returned.rev() {
+            self.budget.reserve_anyway(stored_cost(&message), totals);
+            state.queue.push_front(message);
+        }
+        if state.members.is_empty() {
+            self.discard(&mut state, totals);
+        }
+        self.drain(&mut state, totals)
+    }
+
+    /// One message for one member. QoS 0 goes to any connected member, others to one with room.
+    pub fn offer(
+        &self,
+        message: &MessageRef<'_>,
+        totals: &QueueTotals,
+        limits: &QueueLimits,
+    ) -> Offer {
+        let mut state = self.state();
+        let candidate = if message.qos == QoS::AtMostOnce {
+            state.next(|state| &state.online)
+        } else {
+            state.next(|state| &state.ready)
+        };
+        if let Some(session) =
+            candidate.filter(|_| state.queue.is_empty() || message.qos == QoS::AtMostOnce)
+        {
+            state.last = Some(session);
+            return match state.assign(self.id, session, Arc::clone(message.stored())) {
+                Some(assignment) => Offer::Assigned(assignment),
+                None => Offer::Dropped,
+            };
+        }
+        if message.qos == QoS::AtMostOnce || !self.budget.reserve(message.cost(), totals, limits) {
+            return Offer::Dropped;
+        }
+        state.queue.push_back(Arc::clone(message.stored()));
+        Offer::Queued
+    }
+
+    /// A member is done with one message and gets the next that waits.
+    pub fn finished(&self, session: SessionId, totals: &QueueTotals) -> Vec<Assignment> {
+        let mut state = self.state();
+        if let Some(member) = state.members.get_mut(&session) {
+            member.given = member.given.saturating_sub(1);
+        }
+        state.refresh(session);
+        if state.queue.is_empty() {
+            Vec::new()
+        } else {
+            self.drain(&mut state, totals)
+        }
+    }
+
+    /// Puts back what was read from the store, in order.
+    pub fn restore(&self, message: Arc<StoredMessage>, totals: &QueueTotals) {
+        self.budget.reserve_anyway(stored_cost(&message), totals);
+        self.state().queue.push_back(message);
+    }
+
+    /// Takes messages whose time is over out of the front of the queue.
+    pub fn drop_expired(&self, now: u64, totals: &QueueTotals) -> Vec<MessageId> {
+        let mut state = self.state();
+        let mut dropped = Vec::new();
+        state.queue.retain(|message| {
+            let expired = message.expires_at.is_some_and(|at| at <= now);
+            if expired {
+                self.budget.release(stored_cost(message), totals);
+                dropped.push(message.message_id);
+            }
+            !expired
+        });
+        dropped
+    }
+
+    fn drain(&self, state: &mut State, totals: &QueueTotals) -> Vec<Assignment> {
+        let mut assignments = Vec::new();
+        while !state.queue.is_empty() {
+            let Some(session) = state.next(|state| &state.ready) else {
+                break;
+            };
+            let Some(message) = state.queue.pop_front() else {
+                break;
+            };
+            self.budget.release(stored_cost(&message), totals);
+            state.last = Some(session);
+            assignments.extend(state.assign(self.id, session, message));
+        }
+        assignments
+    }
+
+    fn discard(&self, state: &mut State, totals: &QueueTotals) {
+        for message in state.queue.drain(..) {
+            self.budget.release(stored_cost(&message), totals);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change below leaves the state consistent at each step, so a panic elsewhere does not spoil it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The one after the last, around.
+    fn next(&self, among: impl Fn(&Self) -> &BTreeSet<SessionId>) -> Option<SessionId> {
+        let among = among(self);
+        let after = self.last.map_or(Bound::Unbounded, Bound::Excluded);
+        among
+            .range((after, Bound::Unbounded))
+            .next()
+            .or_else(|| among.first())
+            .copied()
+    }
+
+    fn assign(
+        &mut self,
+        group: GroupId,
+        session: SessionId,
+        message: Arc<StoredMessage>,
+    ) -> Option<Assignment> {
+        let member = self.members.get_mut(&session)?;
+        let qos = message.qos.min(member.qos);
+        let assignment = Assignment {
+            group,
+            session,
+            qos,
+            retain: message.retain && member.retain_as_published,
+            subscription_identifiers: member.subscription_identifier.into_iter().collect(),
+            message,
+        };
+        member.given += 1;
+        self.refresh(session);
+        Some(assignment)
+    }
+
+    fn refresh(&mut self, session: SessionId) {
+        let room = self
+            .members
+            .get(&session)
+            .is_some_and(|member| member.given < member.window);
+        if room && self.online.contains(&session) {
+            self.ready.insert(session);
+        } else {
+            self.ready.remove(&session);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::QueuePolicy;
+    use nightjar_codec::RetainHandling;
+
+    const LIMITS: QueueLimits = QueueLimits {
+        messages_max: 0,
+        bytes_max: 0,
+        total_bytes_max: 0,
+        policy: QueuePolicy::Refuse,
+    };
+
+    fn id(slot: u32) -> SessionId {
+        SessionId {
+            shard: 0,
+            slot,
+            generation: 0,
+        }
+    }
+
+    fn group() -> ShareGroup {
+        ShareGroup::new(GroupId(1), "g", "t")
+    }
+
+    fn join(
+        group: &ShareGroup,
+        slot: u32,
+        window: Option<u32>,
+        totals: &QueueTotals,
+    ) -> Vec<Assignment> {
+        let subscription = Subscription {
+            qos: QoS::AtLeastOnce,
+            no_local: false,
+            retain_as_published: false,
+            retain_handling: RetainHandling::Send,
+            subscription_identifier: None,
+            group: None,
+        };
+        group.join(id(slot), &subscription, true, window, totals)
+    }
+
+    fn offer(group: &ShareGroup, payload: &[u8], totals: &QueueTotals) -> Option<u32> {
+        match group.offer(
+            &MessageRef::new("t", payload, &[], QoS::AtLeastOnce),
+            totals,
+            &LIMITS,
+        ) {
+            Offer::Assigned(assignment) => Some(assignment.session.slot),
+            Offer::Queued | Offer::Dropped => None,
+        }
+    }
+
+    #[test]
+    fn members_take_turns_and_the_offline_ones_are_left_out() {
+        let (group, totals) = (group(), QueueTotals::default());
+        join(&group, 1, Some(10), &totals);
+        join(&group, 2, None, &totals);
+        join(&group, 3, Some(10), &totals);
+        let turns: Vec<_> = (0..4).map(|_| offer(&group, b"x", &totals)).collect();
+        assert_eq!(turns, [Some(1), Some(3), Some(1), Some(3)]);
+    }
+
+    #[test]
+    fn a_message_waits_until_a_window_opens() {
+        let (group, totals) = (group(), QueueTotals::default());
+        join(&group, 1, Some(1), &totals);
+        assert_eq!(offer(&group, b"1", &totals), Some(1));
+        assert_eq!(offer(&group, b"2", &totals), None);
+        assert_eq!(group.queued(), 1);
+        let next = group.finished(id(1), &totals);
+        assert_eq!(
+            next.iter()
+                .map(|next| &*next.message.payload)
+                .collect::<Vec<_>>(),
+            [b"2"]
+        );
+        assert_eq!(totals.messages(), 0);
+    }
+
+    #[test]
+    fn what_a_member_leaves_goes_to_another_in_front_of_what_waits() {
+        let (group, totals) = (group(), QueueTotals::default());
+        join(&group, 1, Some(1), &totals);
+        offer(&group, b"1", &totals);
+        offer(&group, b"2", &totals);
+        let first = Arc::new(StoredMessage {
+            message_id: 0,
+            topic: "t".into(),
+            payload: bytes::Bytes::from_static(b"1"),
+            properties: bytes::Bytes::new(),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            expires_at: None,
+            sequence: 0,
+            publisher: None,
+        });
+        assert!(
+            group
+                .gone(id(1), false, [first].into_iter(), &totals)
+                .is_empty()
+        );
+        let given = join(&group, 2, Some(5), &totals);
+        assert_eq!(
+            given
+                .iter()
+                .map(|given| &*given.message.payload)
+                .collect::<Vec<_>>(),
+            [b"1", b"2"]
+        );
+    }
+}

@@ -1,0 +1,593 @@
+//! Deliveries to the client: at once where nothing is in the way, else through the session's queue, in order.
+//!
+//! One FIFO a session. A QoS 1 or 2 message goes past it only when it is empty; a QoS 0 message also while the queue holds
+//! no QoS 0, since order is promised per topic and QoS [MQTT-4.6.0-5]. The window is the client's Receive Maximum
+//! [MQTT-3.3.4-9], the send buffer has a bound in bytes, and an offline session only queues.
+
+use std::sync::Arc;
+
+use nightjar_codec::{PacketId, QoS};
+use nightjar_storage::{MessageId, Operation, Owner, OwnerEntry, StoredMessage};
+
+use super::acknowledge::{PUBREL, write_short};
+use super::inflight::{Entry, Kept, State};
+use super::output::{Outputs, Sending, head};
+use super::topic_alias::Known;
+use super::{Link, Session};
+use crate::identity::{GroupId, Origin};
+use crate::message::MessageRef;
+
+/// On which terms a session gets a message, fixed when the message is accepted (D6).
+#[derive(Clone, Copy, Debug)]
+pub struct Grant<'a> {
+    /// The highest granted QoS of the matching subscriptions [MQTT-3.3.4-2].
+    pub qos: QoS,
+    /// The RETAIN flag as it is sent.
+    pub retain: bool,
+    /// Of all matching subscriptions [MQTT-3.3.4-3].
+    pub subscription_identifiers: &'a [u32],
+    pub origin: Origin,
+    /// Bytes already taken from the session's budget.
+    pub reserved: u64,
+}
+
+/// What became of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Delivered {
+    Sent,
+    Queued,
+    Dropped,
+}
+
+impl Session {
+    /// Delivers one message. A drop is counted and gives back what was reserved.
+    pub fn deliver(
+        &mut self,
+        message: &MessageRef<'_>,
+        grant: &Grant<'_>,
+        out: &mut Outputs<'_>,
+    ) -> Delivered {
+        let qos = message.qos.min(grant.qos);
+        if self.link.is_none() {
+            if qos == QoS::AtMostOnce && !out.settings.queue_qos0 {
+                out.counters.dropped_offline += 1;
+                return self.drop_delivery(message.message_id, grant, out);
+            }
+            return self.enqueue(message, qos, grant, out);
+        }
+        let room = out.send.len() < out.settings.send_buffer_bytes_max as usize;
+        if qos == QoS::AtMostOnce {
+            if self.queued_qos0 > 0 {
+                return self.enqueue(message, qos, grant, out);
+            }
+            if !room {
+                out.counters.dropped_send_buffer_full += 1;
+                return self.drop_delivery(message.message_id, grant, out);
+            }
+            return self.send_qos0(message, grant, out);
+        }
+        if room && self.queue.is_empty() && self.window_is_open() && !self.inflight.has_unsent() {
+            return self.send_qos1_or_2(message, qos, grant, out);
+        }
+        self.enqueue(message, qos, grant, out)
+    }
+
+    /// Sends what the window and the send buffer allow: first what the last connection left, then the queue.
+    pub fn pump(&mut self, out: &mut Outputs<'_>) {
+        out.frames.begin(1);
+        while self.link.is_some() && out.send.len() < out.settings.send_buffer_bytes_max as usize {
+            if self.inflight.has_unsent() {
+                if !self.resend_next(out) {
+                    return;
+                }
+                continue;
+            }
+            let Some(first) = self.queue.front() else {
+                return;
+            };
+            if first.qos > QoS::AtMostOnce && !self.window_is_open() {
+                return;
+            }
+            let Some(kept) = self.queue.pop_front() else {
+                return;
+            };
+            if kept.qos == QoS::AtMostOnce {
+                self.queued_qos0 -= 1;
+            }
+            let stored = Arc::clone(&kept.message);
+            let message = MessageRef::from_stored(&stored);
+            let grant = Grant {
+                qos: kept.qos,
+                retain: kept.retain,
+                subscription_identifiers: &kept.subscription_identifiers,
+                origin: kept.origin,
+                reserved: kept.reserved,
+            };
+            if message.is_expired(out.now) {
+                out.counters.dropped_expired += 1; // [MQTT-3.3.2-5]
+                self.drop_delivery(stored.message_id, &grant, out);
+                continue;
+            }
+            if kept.qos == QoS::AtMostOnce {
+                self.send_qos0(&message, &grant, out);
+            } else {
+                self.send_qos1_or_2(&message, kept.qos, &grant, out);
+            }
+        }
+    }
+
+    /// Puts a retained message behind whatever waits already. It is a reference to what the retained store keeps anyway,
+    /// so it takes nothing from the budget, and QoS 1 and 2 of it die with the connection of a session that cannot resume.
+    pub fn enqueue_retained(&mut self, message: Arc<StoredMessage>, grant: &Grant<'_>) {
+        let qos = message.qos.min(grant.qos);
+        self.push(Kept {
+            message,
+            qos,
+            retain: grant.retain,
+            subscription_identifiers: grant.subscription_identifiers.into(),
+            origin: grant.origin,
+            reserved: grant.reserved,
+        });
+    }
+
+    /// Puts back a queued message read from the store.
+    pub fn restore_queued(&mut self, kept: Kept) {
+        self.push(kept);
+    }
+
+    /// Takes everything a share group gave and may have back: what waits, and QoS 1 in flight. QoS 2 that was sent stays
+    /// [MQTT-4.8.2-4]. In the order in which the group gave it.
+    pub fn take_group_messages(
+        &mut self,
+        group: Option<GroupId>,
+    ) -> Vec<(GroupId, Arc<StoredMessage>)> {
+        let wanted = |origin| match origin {
+            Origin::Direct => None,
+            Origin::Group(id) => (group.is_none() || group == Some(id)).then_some(id),
+        };
+        let mut taken = Vec::new();
+        let in_flight: Vec<PacketId> = self
+            .inflight
+            .iter()
+            .filter(|(_, entry)| {
+                entry.state == State::AwaitPuback && wanted(entry.origin).is_some()
+            })
+            .map(|(packet_id, _)| packet_id)
+            .collect();
+        for packet_id in in_flight {
+            if let Some(entry) = self.inflight.finish(packet_id)
+                && let (Some(id), Some(kept)) = (wanted(entry.origin), entry.kept)
+            {
+                taken.push((id, kept.message));
+            }
+        }
+        let mut qos0_taken = 0;
+        self.queue.retain(|kept| match wanted(kept.origin) {
+            Some(id) if kept.qos > QoS::AtMostOnce => {
+                taken.push((id, Arc::clone(&kept.message)));
+                false
+            }
+            Some(_) => {
+                qos0_taken += 1;
+                false
+            }
+            None => true,
+        });
+        self.queued_qos0 -= qos0_taken;
+        taken
+    }
+
+    /// The batch with this packet id is durable: PUBLISH or PUBREL may leave (D2).
+    pub fn release_held(&mut self, packet_id: PacketId, out: &mut Outputs<'_>) {
+        let Some(entry) = self.inflight.find(packet_id) else {
+            return;
+        };
+        if entry
+            .hold
+            .is_none_or(|ticket| !out.journal.is_durable(ticket))
+        {
+            return;
+        }
+        entry.hold = None;
+        if self.link.is_none() || self.inflight_is_behind(packet_id) {
+            return;
+        }
+        match self
+            .inflight
+            .find(packet_id)
+            .map(|entry| (entry.state, entry.kept.clone()))
+        {
+            Some((State::AwaitPubcomp, _)) => {
+                write_short(
+                    PUBREL,
+                    packet_id,
+                    nightjar_codec::ReasonCode::Success,
+                    self.version,
+                    out.send,
+                );
+            }
+            Some((State::AwaitPubrec, Some(kept))) => self.write_kept(&kept, packet_id, out),
+            _ => {}
+        }
+    }
+
+    /// A message that was reserved for the session and is not delivered to it after all.
+    pub fn forget_reserved(&self, message_id: MessageId, reserved: u64, out: &mut Outputs<'_>) {
+        self.receiver.budget.release_if(reserved, out.totals);
+        self.dequeue(message_id, out);
+    }
+
+    /// Drops whatever a clean session must not keep and frees the budget of it all. The session is about to end.
+    pub fn discard_messages(&mut self, out: &mut Outputs<'_>) {
+        let in_flight = self
+            .inflight
+            .iter()
+            .filter_map(|(_, entry)| entry.kept.as_ref());
+        for kept in in_flight.chain(&self.queue) {
+            if kept.origin == Origin::Direct {
+                self.receiver.budget.release_if(kept.reserved, out.totals);
+            }
+        }
+        self.queue.clear();
+        self.queued_qos0 = 0;
+        self.inflight = super::inflight::Inflight::default();
+    }
+
+    fn window_is_open(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.send_quota > 0) && !self.inflight.is_full()
+    }
+
+    /// The resend after a reconnect has not come to this exchange yet; it will send it.
+    fn inflight_is_behind(&mut self, packet_id: PacketId) -> bool {
+        let Some((next, _)) = self.inflight.next_unsent() else {
+            return false;
+        };
+        self.inflight
+            .iter()
+            .skip_while(|(id, _)| *id != next)
+            .any(|(id, _)| id == packet_id)
+    }
+
+    fn send_qos0(
+        &mut self,
+        message: &MessageRef<'_>,
+        grant: &Grant<'_>,
+        out: &mut Outputs<'_>,
+    ) -> Delivered {
+        let sending = Sending {
+            version: self.version,
+            dup: false, // [MQTT-3.3.1-2]
+            qos: QoS::AtMostOnce,
+            retain: grant.retain,
+            packet_id: None,
+            subscription_identifiers: grant.subscription_identifiers,
+        };
+        let Some(link) = self.link.as_mut() else {
+            return Delivered::Dropped;
+        };
+        if !link.write_publish(message, &sending, out) {
+            out.counters.dropped_too_large += 1;
+            return self.drop_delivery(message.message_id, grant, out);
+        }
+        // QoS 0 is gone once sent, also where it waited in a queue or a group gave it.
+        if grant.reserved > 0 || grant.origin != Origin::Direct {
+            self.drop_delivery(message.message_id, grant, out);
+        }
+        Delivered::Sent
+    }
+
+    fn send_qos1_or_2(
+        &mut self,
+        message: &MessageRef<'_>,
+        qos: QoS,
+        grant: &Grant<'_>,
+        out: &mut Outputs<'_>,
+    ) -> Delivered {
+        let resumable = self.is_resumable();
+        let direct = grant.origin == Origin::Direct;
+        let keep = resumable || !direct;
+        let Some(link) = self.link.as_mut() else {
+            return Delivered::Dropped;
+        };
+        if !link.fits(message, self.version, qos, grant, out.now) {
+            out.counters.dropped_too_large += 1; // [MQTT-3.1.2-25]
+            return self.drop_delivery(message.message_id, grant, out);
+        }
+        let kept = keep.then(|| Kept {
+            message: Arc::clone(message.stored()),
+            qos,
+            retain: grant.retain,
+            subscription_identifiers: grant.subscription_identifiers.into(),
+            origin: grant.origin,
+            reserved: grant.reserved,
+        });
+        if !keep {
+            self.receiver.budget.release_if(grant.reserved, out.totals);
+        }
+        link.send_quota -= 1;
+        let packet_id = self.inflight.begin(Entry {
+            state: if qos == QoS::AtLeastOnce {
+                State::AwaitPuback
+            } else {
+                State::AwaitPubrec
+            },
+            kept,
+            origin: grant.origin,
+            message_id: message.message_id,
+            hold: None,
+            sent_before: true,
+        });
+        let stored = out.journal.enabled && message.message_id != 0;
+        if let (true, QoS::ExactlyOnce, Origin::Group(group)) = (stored, qos, grant.origin) {
+            self.take_over_from_group(group, message.message_id, qos, grant, out);
+        }
+        if stored && resumable && (direct || qos == QoS::ExactlyOnce) {
+            let ticket = out.journal.push(Operation::AssignPacketId {
+                client_id: (&*self.client_id).into(),
+                message_id: message.message_id,
+                packet_id: packet_id.get(),
+            });
+            // D2: the id of a QoS 2 message is durable before the client sees it.
+            if qos == QoS::ExactlyOnce
+                && let (Some(ticket), Some(entry)) = (ticket, self.inflight.find(packet_id))
+            {
+                entry.hold = Some(ticket);
+                out.journal.held.push((self.id, packet_id));
+                return Delivered::Sent;
+            }
+        }
+        let sending = Sending {
+            version: self.version,
+            dup: false, // [MQTT-3.3.1-3]: independent of the incoming one.
+            qos,
+            retain: grant.retain,
+            packet_id: Some(packet_id),
+            subscription_identifiers: grant.subscription_identifiers,
+        };
+        if let Some(link) = self.link.as_mut() {
+            link.write_publish(message, &sending, out);
+        }
+        Delivered::Sent
+    }
+
+    /// A QoS 2 message belongs to the member once it is sent to it (D8) [MQTT-4.8.2-4]; where the member cannot resume
+    /// it dies with it [MQTT-4.8.2-5].
+    fn take_over_from_group(
+        &self,
+        group: GroupId,
+        message_id: MessageId,
+        qos: QoS,
+        grant: &Grant<'_>,
+        out: &mut Outputs<'_>,
+    ) {
+        let Some(from) = self.group_owner(group) else {
+            return;
+        };
+        if !self.is_resumable() {
+            out.journal.push(Operation::Dequeue {
+                owner: from,
+                message_id,
+            });
+            return;
+        }
+        let to = OwnerEntry {
+            owner: Owner::Session((&*self.client_id).into()),
+            qos,
+            retain: grant.retain,
+            subscription_identifiers: grant.subscription_identifiers.to_vec(),
+        };
+        out.journal.push(Operation::Transfer {
+            message_id,
+            from,
+            to,
+        });
+    }
+
+    /// One exchange of an earlier connection: PUBLISH with DUP, or PUBREL [MQTT-4.4.0-1]. False: not now.
+    fn resend_next(&mut self, out: &mut Outputs<'_>) -> bool {
+        let Some((packet_id, entry)) = self.inflight.next_unsent() else {
+            return false;
+        };
+        if entry
+            .hold
+            .is_some_and(|ticket| !out.journal.is_durable(ticket))
+        {
+            return false;
+        }
+        entry.hold = None;
+        if entry.state == State::AwaitPubcomp {
+            write_short(
+                PUBREL,
+                packet_id,
+                nightjar_codec::ReasonCode::Success,
+                self.version,
+                out.send,
+            );
+            self.inflight.mark_sent();
+            return true;
+        }
+        let Some(kept) = entry.kept.clone() else {
+            self.inflight.mark_sent();
+            return true;
+        };
+        let Some(link) = self.link.as_mut() else {
+            return false;
+        };
+        if link.send_quota == 0 {
+            return false;
+        }
+        let message = MessageRef::from_stored(&kept.message);
+        let grant = Grant {
+            qos: kept.qos,
+            retain: kept.retain,
+            subscription_identifiers: &kept.subscription_identifiers,
+            origin: kept.origin,
+            reserved: kept.reserved,
+        };
+        if !link.fits(&message, self.version, kept.qos, &grant, out.now) {
+            // Too large for the connection that came back: as if completed [MQTT-3.1.2-25].
+            out.counters.dropped_too_large += 1;
+            link.send_quota -= 1;
+            self.finish(packet_id, out);
+            return true;
+        }
+        link.send_quota -= 1;
+        self.inflight.mark_sent();
+        self.write_kept(&kept, packet_id, out);
+        true
+    }
+
+    fn write_kept(&mut self, kept: &Kept, packet_id: PacketId, out: &mut Outputs<'_>) {
+        let version = self.version;
+        let Some(entry) = self.inflight.find(packet_id) else {
+            return;
+        };
+        let dup = entry.sent_before; // [MQTT-3.3.1-1]
+        entry.sent_before = true;
+        let sending = Sending {
+            version,
+            dup,
+            qos: kept.qos,
+            retain: kept.retain,
+            packet_id: Some(packet_id),
+            subscription_identifiers: &kept.subscription_identifiers,
+        };
+        let message = MessageRef::from_stored(&kept.message);
+        out.frames.begin(1);
+        if let Some(link) = self.link.as_mut() {
+            link.write_publish(&message, &sending, out);
+        }
+    }
+
+    fn enqueue(
+        &mut self,
+        message: &MessageRef<'_>,
+        qos: QoS,
+        grant: &Grant<'_>,
+        out: &mut Outputs<'_>,
+    ) -> Delivered {
+        let mut reserved = grant.reserved;
+        if reserved == 0 && grant.origin == Origin::Direct {
+            let cost = message.cost();
+            if !self
+                .receiver
+                .budget
+                .reserve(cost, out.totals, &out.queue_limits)
+            {
+                out.counters.dropped_queue_full += 1;
+                return self.drop_delivery(message.message_id, grant, out);
+            }
+            reserved = cost;
+        }
+        self.push(Kept {
+            message: Arc::clone(message.stored()),
+            qos,
+            retain: grant.retain,
+            subscription_identifiers: grant.subscription_identifiers.into(),
+            origin: grant.origin,
+            reserved,
+        });
+        self.drop_oldest(out);
+        Delivered::Queued
+    }
+
+    /// The policy `drop_oldest`: what was queued first makes room, what is in flight stays.
+    fn drop_oldest(&mut self, out: &mut Outputs<'_>) {
+        while self.queue.len() > 1 && self.receiver.budget.is_over(&out.queue_limits) {
+            let Some(kept) = self.queue.pop_front() else {
+                return;
+            };
+            if kept.qos == QoS::AtMostOnce {
+                self.queued_qos0 -= 1;
+            }
+            self.receiver.budget.release_if(kept.reserved, out.totals);
+            self.receiver.budget.count_dropped();
+            out.counters.dropped_queue_full += 1;
+            self.dequeue(kept.message.message_id, out);
+        }
+    }
+
+    fn push(&mut self, kept: Kept) {
+        if kept.qos == QoS::AtMostOnce {
+            self.queued_qos0 += 1;
+        }
+        self.queue.push_back(kept);
+    }
+
+    fn drop_delivery(
+        &self,
+        message_id: MessageId,
+        grant: &Grant<'_>,
+        out: &mut Outputs<'_>,
+    ) -> Delivered {
+        match grant.origin {
+            Origin::Direct if grant.reserved > 0 => {
+                self.receiver.budget.release(grant.reserved, out.totals);
+                self.dequeue(message_id, out);
+            }
+            Origin::Direct => {}
+            Origin::Group(group) => self.finish_for_group(group, message_id, out),
+        }
+        Delivered::Dropped
+    }
+}
+
+impl Link {
+    /// Whether the packet stays within the client's Maximum Packet Size [MQTT-3.1.2-24].
+    fn fits(
+        &self,
+        message: &MessageRef<'_>,
+        version: nightjar_codec::ProtocolVersion,
+        qos: QoS,
+        grant: &Grant<'_>,
+        now: u64,
+    ) -> bool {
+        if self.maximum_packet_size == u32::MAX {
+            return true;
+        }
+        let sending = Sending {
+            version,
+            dup: false,
+            qos,
+            retain: grant.retain,
+            packet_id: PacketId::new(1).filter(|_| qos > QoS::AtMostOnce),
+            subscription_identifiers: grant.subscription_identifiers,
+        };
+        head(message, &sending, now).encoded_length(version) <= self.maximum_packet_size as usize
+    }
+
+    /// Encodes the PUBLISH, with a Topic Alias where the client allows some. False: larger than the client takes.
+    fn write_publish(
+        &mut self,
+        message: &MessageRef<'_>,
+        sending: &Sending<'_>,
+        out: &mut Outputs<'_>,
+    ) -> bool {
+        let alias = self.outbound_aliases.alias_for(message.topic);
+        if alias.is_none() && self.maximum_packet_size == u32::MAX {
+            out.frames.send(message, sending, out.now, out.send);
+        } else {
+            let mut head = head(message, sending, out.now);
+            if let Some((alias, known)) = alias {
+                head.topic_alias = Some(alias);
+                if known == Known::Yes {
+                    head.topic = "";
+                }
+                if known == Known::No
+                    && head.encoded_length(sending.version) > self.maximum_packet_size as usize
+                {
+                    // The alias itself must not push it over the limit, and an unsent alias must not be remembered.
+                    self.outbound_aliases.forget_last();
+                    head.topic_alias = None;
+                }
+            }
+            if head.encoded_length(sending.version) > self.maximum_packet_size as usize {
+                return false;
+            }
+            out.send.append(|bytes| head.encode(sending.version, bytes));
+            out.frames.append_payload(message, out.send);
+        }
+        out.counters.messages_sent[sending.qos as usize] += 1;
+        true
+    }
+}

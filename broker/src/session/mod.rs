@@ -1,0 +1,244 @@
+//! A session: what MQTT asks the server to remember of one client, and what it does with each packet.
+//!
+//! Sans-IO. In come a packet and the time; out go bytes in the connection's send buffer, operations for the store, and a
+//! value that tells the shard what to do next. A session knows nothing of sockets, of other sessions or of the exchange.
+//! One file a chapter of the standard: `connect`, `publish`, `acknowledge`, `subscribe`, `disconnect` are what comes in;
+//! `deliver` is what goes out.
+//!
+//! States: a session without `link` is offline; with one it is served by that Network Connection. Order of calls after
+//! any input: `handle_*`, then what the returned value asks for, then the next input.
+
+pub mod acknowledge;
+pub mod authenticate;
+pub mod connect;
+pub mod deliver;
+pub mod disconnect;
+pub mod inflight;
+pub mod output;
+pub mod publish;
+pub mod quota;
+pub mod send_buffer;
+pub mod subscribe;
+pub mod topic_alias;
+pub mod violation;
+pub mod will;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use nightjar_codec::{PacketId, ProtocolVersion, ReasonCode};
+use nightjar_storage::{Operation, SessionRecord};
+
+use crate::identity::{ConnectionId, SessionId, Ticket};
+use crate::settings::Settings;
+use inflight::{Inflight, Kept};
+use publish::UnreleasedQos2;
+use quota::Receiver;
+use subscribe::Subscription;
+use topic_alias::{InboundAliases, OutboundAliases};
+pub use violation::Violation;
+use will::Will;
+
+/// A session and, while it has one, its Network Connection.
+pub struct Session {
+    pub id: SessionId,
+    pub client_id: Arc<str>,
+    /// Who the session belongs to; nobody else may resume or replace it.
+    pub user: Option<Box<str>>,
+    /// What other shards see of it.
+    pub receiver: Arc<Receiver>,
+    pub version: ProtocolVersion,
+    /// Seconds; 0: ends with its connection, `u32::MAX`: never ends.
+    pub expiry_interval: u32,
+    /// Broker clock at which an offline session ends.
+    pub expires_at: Option<u64>,
+    pub subscriptions: BTreeMap<Box<str>, Subscription>,
+    pub will: Option<Will>,
+    /// Broker clock at which a delayed will fires.
+    pub will_fires_at: Option<u64>,
+    pub link: Option<Link>,
+    /// Sent and not finished.
+    pub(crate) inflight: Inflight,
+    /// Not yet sent, in order.
+    pub(crate) queue: VecDeque<Kept>,
+    /// How many of `queue` are QoS 0: they only wait behind retained messages or a full send buffer.
+    queued_qos0: usize,
+    pub(crate) unreleased: UnreleasedQos2,
+}
+
+/// What holds only as long as the Network Connection.
+pub struct Link {
+    pub connection: ConnectionId,
+    pub clean_start: bool,
+    /// Seconds, 0 for none.
+    pub keep_alive: u16,
+    /// PUBLISH packets of QoS 1 and 2 that may still be sent [MQTT-3.3.4-9].
+    send_quota: u16,
+    send_quota_max: u16,
+    /// The client's Maximum Packet Size.
+    pub maximum_packet_size: u32,
+    pub request_problem_information: bool,
+    pub request_response_information: bool,
+    inbound_aliases: InboundAliases,
+    outbound_aliases: OutboundAliases,
+    /// QoS 1 and 2 publishes of the client that we have not acknowledged to the end.
+    unacknowledged: u16,
+    /// Acknowledgements in order, each behind the batch it depends on (D3).
+    pub(crate) pubacks: AcknowledgementFifo,
+    pub(crate) pubrecs: AcknowledgementFifo,
+    pub(crate) pubcomps: AcknowledgementFifo,
+    pub authentication_method: Option<Box<str>>,
+    /// A re-authentication that is under way.
+    pub reauthentication: Option<authenticate::Exchange>,
+    /// The Session Expiry Interval at CONNECT, which decides whether DISCONNECT may raise it.
+    pub expiry_interval_at_connect: u32,
+    /// Since when PUBLISH of a 3.x client waits for its PUBRELs (D22).
+    pub unreleased_full_since: Option<u64>,
+}
+
+/// Acknowledgements that wait, oldest first.
+#[derive(Debug, Default)]
+pub struct AcknowledgementFifo(pub(crate) VecDeque<WaitingAcknowledgement>);
+
+#[derive(Debug)]
+pub struct WaitingAcknowledgement {
+    pub ticket: Ticket,
+    pub packet_id: PacketId,
+    pub reason_code: ReasonCode,
+}
+
+/// What CONNECT agreed on, for a new link.
+pub struct LinkParameters {
+    pub connection: ConnectionId,
+    pub clean_start: bool,
+    pub keep_alive: u16,
+    pub receive_maximum: u16,
+    pub maximum_packet_size: u32,
+    pub topic_alias_maximum: u16,
+    pub request_problem_information: bool,
+    pub request_response_information: bool,
+    pub authentication_method: Option<Box<str>>,
+    pub expiry_interval: u32,
+}
+
+impl Session {
+    pub fn new(
+        id: SessionId,
+        client_id: Arc<str>,
+        version: ProtocolVersion,
+        expiry_interval: u32,
+    ) -> Self {
+        Self {
+            id,
+            receiver: Arc::new(Receiver::new(Arc::clone(&client_id), expiry_interval > 0)),
+            client_id,
+            user: None,
+            version,
+            expiry_interval,
+            expires_at: None,
+            subscriptions: BTreeMap::new(),
+            will: None,
+            will_fires_at: None,
+            link: None,
+            inflight: Inflight::default(),
+            queue: VecDeque::new(),
+            queued_qos0: 0,
+            unreleased: UnreleasedQos2::default(),
+        }
+    }
+
+    /// The session outlives its Network Connection.
+    pub fn is_resumable(&self) -> bool {
+        self.expiry_interval > 0
+    }
+
+    pub fn is_online(&self) -> bool {
+        self.link.is_some()
+    }
+
+    /// Messages that wait, in flight or not.
+    pub fn queued_messages(&self) -> usize {
+        self.queue.len() + self.inflight.len()
+    }
+
+    /// Takes a Network Connection; what was in flight will be sent again by the next `pump`.
+    pub fn attach(&mut self, parameters: LinkParameters) {
+        self.expires_at = None;
+        self.will_fires_at = None;
+        self.expiry_interval = parameters.expiry_interval;
+        self.receiver.resumable.store(
+            parameters.expiry_interval > 0,
+            std::sync::atomic::Ordering::Relaxed,
+        );
+        self.inflight.rewind();
+        self.unreleased.forget_repeats();
+        self.link = Some(Link {
+            connection: parameters.connection,
+            clean_start: parameters.clean_start,
+            keep_alive: parameters.keep_alive,
+            send_quota: parameters.receive_maximum,
+            send_quota_max: parameters.receive_maximum,
+            maximum_packet_size: parameters.maximum_packet_size,
+            request_problem_information: parameters.request_problem_information,
+            request_response_information: parameters.request_response_information,
+            inbound_aliases: InboundAliases::default(),
+            outbound_aliases: OutboundAliases::new(parameters.topic_alias_maximum),
+            // QoS 2 messages that still wait for PUBREL count from the start [MQTT-4.9.0-1].
+            unacknowledged: u16::try_from(self.unreleased.len()).unwrap_or(u16::MAX),
+            pubacks: AcknowledgementFifo::default(),
+            pubrecs: AcknowledgementFifo::default(),
+            pubcomps: AcknowledgementFifo::default(),
+            authentication_method: parameters.authentication_method,
+            reauthentication: None,
+            expiry_interval_at_connect: parameters.expiry_interval,
+            unreleased_full_since: None,
+        });
+    }
+
+    /// What the store keeps of the session itself.
+    pub fn record(&self) -> Operation {
+        Operation::PutSession {
+            client_id: (&*self.client_id).into(),
+            session: SessionRecord {
+                protocol_version: self.version,
+                session_expiry_interval: self.expiry_interval,
+                expires_at: self.expires_at,
+                will: self
+                    .will
+                    .as_ref()
+                    .map(|will| will.record(self.will_fires_at)),
+                user: self.user.clone(),
+            },
+        }
+    }
+
+    /// The time at which the session ends if its connection closes at `now`; `None`: never.
+    pub fn expiry_deadline(&self, now: u64) -> Option<u64> {
+        (self.expiry_interval != u32::MAX)
+            .then(|| now.saturating_add(u64::from(self.expiry_interval) * 1000))
+    }
+}
+
+impl Link {
+    /// Milliseconds of silence after which the client is gone: one and a half times the Keep Alive [MQTT-3.1.2-22].
+    pub fn silence_max(&self) -> Option<u64> {
+        (self.keep_alive > 0).then(|| u64::from(self.keep_alive) * 1500)
+    }
+
+    fn open_send_quota(&mut self) {
+        // [MQTT-4.9.0-1]: never above where it started.
+        self.send_quota = self.send_quota.saturating_add(1).min(self.send_quota_max);
+    }
+
+    pub fn send_quota(&self) -> u16 {
+        self.send_quota
+    }
+}
+
+/// The most PUBLISH packets in flight to a client: its Receive Maximum and our own bound.
+pub fn send_window(client_receive_maximum: Option<u16>, settings: &Settings) -> u16 {
+    client_receive_maximum
+        .unwrap_or(u16::MAX)
+        .min(settings.inflight_messages_max)
+        .max(1)
+}

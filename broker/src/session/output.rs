@@ -1,0 +1,204 @@
+//! Where a session puts what it wants done: bytes for its client, operations for the store, numbers for the metrics.
+//! The shard owns all of it and lends it for one call (D15).
+
+use bytes::Bytes;
+use nightjar_codec::packet::PublishHead;
+use nightjar_codec::{PacketId, ProtocolVersion, QoS};
+use nightjar_storage::{Batch, Operation};
+
+use super::quota::{QueueLimits, QueueTotals};
+use super::send_buffer::{SHARE_FROM, SendBuffer};
+use crate::identity::{GroupId, SessionId, Ticket};
+use crate::message::{MessageRef, remaining_expiry_seconds};
+use crate::settings::Settings;
+
+/// What one call may use. `send` is the buffer of the session's own connection.
+pub struct Outputs<'a> {
+    /// Broker clock, milliseconds.
+    pub now: u64,
+    pub settings: &'a Settings,
+    pub queue_limits: QueueLimits,
+    pub totals: &'a QueueTotals,
+    pub send: &'a mut SendBuffer,
+    pub frames: &'a mut FrameCache,
+    pub journal: &'a mut JournalSink,
+    pub counters: &'a mut Counters,
+    /// Share groups whose message a session is done with; they may give it the next one.
+    pub finished: &'a mut Vec<(SessionId, GroupId)>,
+}
+
+/// The batch of this turn, and the ticket whoever depends on it waits for.
+#[derive(Debug, Default)]
+pub struct JournalSink {
+    /// False: nothing survives this process, and nobody waits.
+    pub enabled: bool,
+    pub batch: Vec<Operation>,
+    /// The ticket the batch will get.
+    pub ticket: Ticket,
+    /// Everything up to this ticket is durable.
+    pub durable: Ticket,
+    /// QoS 2 exchanges that wait for this turn's batch.
+    pub held: Vec<(SessionId, PacketId)>,
+}
+
+impl JournalSink {
+    /// Adds an operation to this turn's batch; gives what to wait for.
+    pub fn push(&mut self, operation: Operation) -> Option<Ticket> {
+        if !self.enabled {
+            return None;
+        }
+        self.batch.push(operation);
+        Some(self.ticket)
+    }
+
+    pub fn is_durable(&self, ticket: Ticket) -> bool {
+        !self.enabled || ticket <= self.durable
+    }
+
+    pub fn take_batch(&mut self) -> Batch {
+        Batch(std::mem::take(&mut self.batch))
+    }
+}
+
+/// What happened, in numbers. Plain integers; the metrics room reads them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counters {
+    pub messages_received: [u64; 3],
+    pub messages_sent: [u64; 3],
+    pub dropped_queue_full: u64,
+    pub dropped_send_buffer_full: u64,
+    pub dropped_too_large: u64,
+    pub dropped_expired: u64,
+    pub dropped_offline: u64,
+    pub dropped_rejected: u64,
+    pub retained_refused: u64,
+    pub connections_opened: u64,
+    pub connections_closed: u64,
+    pub violations: u64,
+    pub panics: u64,
+    pub congested_turns: u64,
+    pub journal_refused: u64,
+}
+
+/// What is the same in the frame for every receiver of one kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct FrameKey {
+    version_5: bool,
+    qos: QoS,
+    retain: bool,
+}
+
+/// The last encoded frame of the message that is being delivered, so that a thousand receivers of the same kind cost one
+/// encoding and a thousand copies with their packet ids patched in.
+#[derive(Debug, Default)]
+pub struct FrameCache {
+    /// A message with more than one receiver; a single one is encoded straight into its buffer.
+    pub worthwhile: bool,
+    key: Option<FrameKey>,
+    frame: Vec<u8>,
+    packet_id_at: usize,
+    payload: Option<Bytes>,
+}
+
+/// One PUBLISH as one receiver gets it.
+pub struct Sending<'a> {
+    pub version: ProtocolVersion,
+    pub dup: bool,
+    pub qos: QoS,
+    pub retain: bool,
+    pub packet_id: Option<PacketId>,
+    pub subscription_identifiers: &'a [u32],
+}
+
+impl FrameCache {
+    /// Forget the last message.
+    pub fn begin(&mut self, receivers: usize) {
+        self.worthwhile = receivers > 1;
+        self.key = None;
+        self.payload = None;
+    }
+
+    /// Appends the PUBLISH to `send`. Takes the frame of the receiver before where it is the same but for the packet id.
+    pub fn send(
+        &mut self,
+        message: &MessageRef<'_>,
+        sending: &Sending<'_>,
+        now: u64,
+        send: &mut SendBuffer,
+    ) {
+        let key = FrameKey {
+            version_5: sending.version.is_v5(),
+            qos: sending.qos,
+            retain: sending.retain,
+        };
+        let plain = !sending.dup && sending.subscription_identifiers.is_empty();
+        if !self.worthwhile || !plain {
+            self.append_head(message, sending, now, send);
+            return;
+        }
+        if self.key != Some(key) {
+            self.frame.clear();
+            let head = head(message, sending, now);
+            self.packet_id_at = head.encode(sending.version, &mut self.frame).unwrap_or(0);
+            if message.payload.len() < SHARE_FROM {
+                self.frame.extend_from_slice(message.payload);
+            }
+            self.key = Some(key);
+        }
+        send.append(|out| {
+            let start = out.len();
+            out.extend_from_slice(&self.frame);
+            if let Some(packet_id) = sending.packet_id
+                && let Some(place) =
+                    out.get_mut(start + self.packet_id_at..start + self.packet_id_at + 2)
+            {
+                place.copy_from_slice(&packet_id.get().to_be_bytes());
+            }
+        });
+        if message.payload.len() >= SHARE_FROM {
+            send.share(self.shared_payload(message));
+        }
+    }
+
+    fn append_head(
+        &mut self,
+        message: &MessageRef<'_>,
+        sending: &Sending<'_>,
+        now: u64,
+        send: &mut SendBuffer,
+    ) {
+        send.append(|out| head(message, sending, now).encode(sending.version, out));
+        self.append_payload(message, send);
+    }
+
+    /// The payload behind a head: copied where it is small, shared where it is not.
+    pub fn append_payload(&mut self, message: &MessageRef<'_>, send: &mut SendBuffer) {
+        if message.payload.len() < SHARE_FROM {
+            send.extend(message.payload);
+        } else {
+            send.share(self.shared_payload(message));
+        }
+    }
+
+    fn shared_payload(&mut self, message: &MessageRef<'_>) -> Bytes {
+        self.payload
+            .get_or_insert_with(|| message.shared_payload())
+            .clone()
+    }
+}
+
+/// The head of a PUBLISH without Topic Alias, which only a connection that agreed to them adds.
+pub fn head<'a>(message: &MessageRef<'a>, sending: &Sending<'a>, now: u64) -> PublishHead<'a> {
+    PublishHead {
+        dup: sending.dup,
+        qos: sending.qos,
+        retain: sending.retain,
+        topic: message.topic,
+        packet_id: sending.packet_id,
+        subscription_identifiers: sending.subscription_identifiers,
+        message_expiry_interval: remaining_expiry_seconds(message.expires_at, now),
+        topic_alias: None,
+        forwardable_properties: message.properties,
+        payload_length: message.payload.len(),
+    }
+}

@@ -1,0 +1,429 @@
+//! PUBLISH from the client (3.3): alias, limits, QoS 2 seen before, and the acknowledgement when it is owned.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+
+use nightjar_codec::packet::PublishRef;
+use nightjar_codec::{PacketId, QoS, ReasonCode};
+use nightjar_storage::Operation;
+
+use super::output::Outputs;
+use super::{AcknowledgementFifo, Session, Violation, WaitingAcknowledgement};
+use crate::identity::Ticket;
+use crate::settings::Settings;
+
+/// What a PUBLISH asks the shard to do.
+pub enum Inbound {
+    /// Give it to the exchange under this topic, then call `handle_accepted`.
+    Publish {
+        topic: ResolvedTopic,
+        receipt: Receipt,
+    },
+    /// A repeat that was answered, or will be when what it repeats is durable.
+    Answered,
+    /// Refused with a reason: acknowledged negatively where the version can, never forwarded.
+    Refused,
+    /// Leave it unread: the client has too much unreleased (D22).
+    Wait,
+}
+
+/// The topic after alias resolution.
+pub enum ResolvedTopic {
+    /// As in the packet.
+    InPacket,
+    Aliased(Arc<str>),
+}
+
+/// What is owed to the publisher once the message is owned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Receipt {
+    None,
+    Puback(PacketId),
+    Pubrec(PacketId),
+}
+
+/// Inbound QoS 2 packet ids between PUBLISH and PUBREL.
+#[derive(Debug, Default)]
+pub struct UnreleasedQos2 {
+    ids: BTreeMap<PacketId, Unreleased>,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct Unreleased {
+    /// Fingerprint of topic and payload, to tell a repeat from another message under the same id (D21).
+    fingerprint: u64,
+    /// How often the identical packet came with DUP 0 on this connection.
+    without_dup: u8,
+    bytes: u64,
+    /// PUBREC leaves once this is durable.
+    ticket: Option<Ticket>,
+    reason_code: ReasonCode,
+}
+
+impl UnreleasedQos2 {
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    pub fn contains(&self, packet_id: PacketId) -> bool {
+        self.ids.contains_key(&packet_id)
+    }
+
+    pub fn ids(&self) -> impl Iterator<Item = PacketId> {
+        self.ids.keys().copied()
+    }
+
+    /// Puts back an id read from the store.
+    pub fn restore(&mut self, packet_id: PacketId) {
+        let unreleased = Unreleased {
+            fingerprint: 0,
+            without_dup: 0,
+            bytes: 0,
+            ticket: None,
+            reason_code: ReasonCode::Success,
+        };
+        self.ids.insert(packet_id, unreleased);
+    }
+
+    /// D21 counts repeats within one connection.
+    pub fn forget_repeats(&mut self) {
+        for unreleased in self.ids.values_mut() {
+            unreleased.without_dup = 0;
+        }
+    }
+
+    pub(super) fn remove(&mut self, packet_id: PacketId) -> bool {
+        let removed = self.ids.remove(&packet_id);
+        self.bytes -= removed.as_ref().map_or(0, |unreleased| unreleased.bytes);
+        removed.is_some()
+    }
+
+    fn is_full(&self, settings: &Settings) -> bool {
+        self.ids.len() >= usize::from(settings.qos2_unreleased_max)
+            || self.bytes >= settings.qos2_unreleased_bytes_max
+    }
+}
+
+impl Session {
+    /// Checks one PUBLISH in the order of the rooms: resolve, validate, authorize. May push PUBACK or PUBREC.
+    pub fn handle_publish(
+        &mut self,
+        publish: &PublishRef<'_>,
+        out: &mut Outputs<'_>,
+    ) -> Result<Inbound, Violation> {
+        let link = self.link.as_mut().expect("a packet comes over a link");
+        if publish.properties.has_subscription_identifier {
+            return Err(Violation::SubscriptionIdentifierFromClient); // [MQTT-3.3.4-6]
+        }
+        let alias_maximum = out.settings.topic_alias_maximum;
+        let topic = match publish.properties.topic_alias {
+            Some(alias) if publish.topic.is_empty() => {
+                ResolvedTopic::Aliased(link.inbound_aliases.resolve(alias, alias_maximum)?)
+            }
+            Some(alias) => {
+                super::topic_alias::check(alias, alias_maximum)?;
+                ResolvedTopic::InPacket
+            }
+            None => ResolvedTopic::InPacket,
+        };
+        if publish.qos as u8 > out.settings.maximum_qos {
+            return Err(Violation::QosNotSupported); // [MQTT-3.2.2-11]
+        }
+        if publish.retain && !out.settings.retain_available {
+            return Err(Violation::RetainNotSupported); // [MQTT-3.2.2-14]
+        }
+        let name = match &topic {
+            ResolvedTopic::InPacket => publish.topic,
+            ResolvedTopic::Aliased(topic) => topic,
+        };
+        if !may_publish_to(name) {
+            return self.refuse(publish, ReasonCode::NotAuthorized, out);
+        }
+        if let (Some(alias), ResolvedTopic::InPacket) = (publish.properties.topic_alias, &topic) {
+            // Only after it was found to be allowed: a refused publish sets no alias.
+            link.inbound_aliases
+                .set(alias, alias_maximum, publish.topic)?;
+        }
+        let receipt = match (publish.qos, publish.packet_id) {
+            (QoS::AtLeastOnce, Some(packet_id)) => {
+                self.count_unacknowledged(out.settings)?;
+                Receipt::Puback(packet_id)
+            }
+            (QoS::ExactlyOnce, Some(packet_id)) => {
+                if self.unreleased.contains(packet_id) {
+                    return self.handle_repeat(packet_id, publish, name, out);
+                }
+                if !self.version.is_v5() && self.unreleased.is_full(out.settings) {
+                    return Ok(Inbound::Wait);
+                }
+                self.count_unacknowledged(out.settings)?;
+                let bytes = publish.payload.len() as u64;
+                let unreleased = Unreleased {
+                    fingerprint: fingerprint(name, publish.payload),
+                    without_dup: u8::from(!publish.dup),
+                    bytes,
+                    ticket: None,
+                    reason_code: ReasonCode::Success,
+                };
+                self.unreleased.ids.insert(packet_id, unreleased);
+                self.unreleased.bytes += bytes;
+                Receipt::Pubrec(packet_id)
+            }
+            _ => Receipt::None,
+        };
+        out.counters.messages_received[publish.qos as usize] += 1;
+        Ok(Inbound::Publish { topic, receipt })
+    }
+
+    /// The exchange owns the message, or has refused it (`reason_code` of 0x80 or more).
+    /// `ticket`: the batch that makes it true; `None`: it is true already.
+    pub fn handle_accepted(
+        &mut self,
+        receipt: Receipt,
+        reason_code: ReasonCode,
+        mut ticket: Option<Ticket>,
+        out: &mut Outputs<'_>,
+    ) {
+        match receipt {
+            Receipt::None => {}
+            Receipt::Puback(packet_id) => {
+                self.acknowledge(Kind::Puback, packet_id, reason_code, ticket, out);
+            }
+            Receipt::Pubrec(packet_id) => {
+                if reason_code.is_error() {
+                    self.unreleased.remove(packet_id);
+                } else {
+                    if self.is_resumable() {
+                        let client_id = (&*self.client_id).into();
+                        ticket = out.journal.push(Operation::ReceivedQos2 {
+                            client_id,
+                            packet_id: packet_id.get(),
+                        });
+                    }
+                    if let Some(unreleased) = self.unreleased.ids.get_mut(&packet_id) {
+                        unreleased.ticket = ticket;
+                        unreleased.reason_code = reason_code;
+                    }
+                }
+                self.acknowledge(Kind::Pubrec, packet_id, reason_code, ticket, out);
+            }
+        }
+    }
+
+    /// A PUBLISH that is not forwarded. 5.0 hears why; 3.x gets the positive acknowledgement [v3 MQTT-3.3.5-2].
+    fn refuse(
+        &mut self,
+        publish: &PublishRef<'_>,
+        reason_code: ReasonCode,
+        out: &mut Outputs<'_>,
+    ) -> Result<Inbound, Violation> {
+        let reason_code = if self.version.is_v5() {
+            reason_code
+        } else {
+            ReasonCode::Success
+        };
+        match (publish.qos, publish.packet_id) {
+            (QoS::AtLeastOnce, Some(packet_id)) => {
+                self.count_unacknowledged(out.settings)?;
+                self.acknowledge(Kind::Puback, packet_id, reason_code, None, out);
+            }
+            (QoS::ExactlyOnce, Some(packet_id)) => {
+                self.count_unacknowledged(out.settings)?;
+                self.acknowledge(Kind::Pubrec, packet_id, reason_code, None, out);
+            }
+            _ => {}
+        }
+        Ok(Inbound::Refused)
+    }
+
+    /// PUBREC for every repeat before PUBREL, one delivery [MQTT-4.3.3-10]; D21 has the one exception.
+    fn handle_repeat(
+        &mut self,
+        packet_id: PacketId,
+        publish: &PublishRef<'_>,
+        topic: &str,
+        out: &mut Outputs<'_>,
+    ) -> Result<Inbound, Violation> {
+        let Some(unreleased) = self.unreleased.ids.get_mut(&packet_id) else {
+            return Ok(Inbound::Answered);
+        };
+        if !publish.dup && unreleased.fingerprint == fingerprint(topic, publish.payload) {
+            unreleased.without_dup = unreleased.without_dup.saturating_add(1);
+            if unreleased.without_dup > 2 {
+                return Err(Violation::RepeatedWithoutDup);
+            }
+        }
+        let (ticket, reason_code) = (unreleased.ticket, unreleased.reason_code);
+        let ticket = ticket.filter(|ticket| !out.journal.is_durable(*ticket));
+        self.acknowledge(Kind::Pubrec, packet_id, reason_code, ticket, out);
+        Ok(Inbound::Answered)
+    }
+
+    fn count_unacknowledged(&mut self, settings: &Settings) -> Result<(), Violation> {
+        let v5 = self.version.is_v5();
+        let Some(link) = self.link.as_mut() else {
+            return Ok(());
+        };
+        if v5 && link.unacknowledged >= settings.receive_maximum {
+            return Err(Violation::ReceiveMaximumExceeded); // [MQTT-3.3.4-7]
+        }
+        link.unacknowledged = link.unacknowledged.saturating_add(1);
+        Ok(())
+    }
+
+    /// Sends an acknowledgement, or puts it behind what it waits for. An acknowledgement without a ticket of its own
+    /// waits only for those before it in its FIFO (D3).
+    pub(super) fn acknowledge(
+        &mut self,
+        kind: Kind,
+        packet_id: PacketId,
+        reason_code: ReasonCode,
+        ticket: Option<Ticket>,
+        out: &mut Outputs<'_>,
+    ) {
+        let version = self.version;
+        let Some(link) = self.link.as_mut() else {
+            return;
+        };
+        let fifo = match kind {
+            Kind::Puback => &mut link.pubacks,
+            Kind::Pubrec => &mut link.pubrecs,
+            Kind::Pubcomp => &mut link.pubcomps,
+        };
+        let ticket = ticket
+            .into_iter()
+            .chain(fifo.0.back().map(|last| last.ticket))
+            .max();
+        match ticket.filter(|ticket| !out.journal.is_durable(*ticket)) {
+            Some(ticket) => fifo.0.push_back(WaitingAcknowledgement {
+                ticket,
+                packet_id,
+                reason_code,
+            }),
+            None => {
+                kind.write(packet_id, reason_code, version, out);
+                kind.count_sent(reason_code, &mut link.unacknowledged);
+            }
+        }
+    }
+
+    /// Sends every acknowledgement whose batch is durable, in order.
+    pub fn release_acknowledgements(&mut self, out: &mut Outputs<'_>) {
+        let version = self.version;
+        let Some(link) = self.link.as_mut() else {
+            return;
+        };
+        for (kind, fifo) in [
+            (Kind::Puback, &mut link.pubacks),
+            (Kind::Pubrec, &mut link.pubrecs),
+            (Kind::Pubcomp, &mut link.pubcomps),
+        ] {
+            while let Some(first) = fifo.next_durable(out) {
+                kind.write(first.packet_id, first.reason_code, version, out);
+                kind.count_sent(first.reason_code, &mut link.unacknowledged);
+            }
+        }
+    }
+
+    /// The journal lost what waits above the durable mark: 5.0 publishers hear 0x97, others hear nothing and are closed
+    /// by the shard (D5). Gives whether this connection has to be closed.
+    pub fn refuse_waiting(&mut self, out: &mut Outputs<'_>) -> bool {
+        let version = self.version;
+        let mut close = false;
+        let Some(link) = self.link.as_mut() else {
+            return false;
+        };
+        for (kind, fifo) in [
+            (Kind::Puback, &mut link.pubacks),
+            (Kind::Pubrec, &mut link.pubrecs),
+        ] {
+            for waiting in std::mem::take(&mut fifo.0) {
+                if kind == Kind::Pubrec {
+                    self.unreleased.remove(waiting.packet_id);
+                }
+                if version.is_v5() {
+                    kind.write(waiting.packet_id, ReasonCode::QuotaExceeded, version, out);
+                    kind.count_sent(ReasonCode::QuotaExceeded, &mut link.unacknowledged);
+                } else {
+                    close = true;
+                }
+            }
+        }
+        // A release that did not last: the client sends PUBREL again after it reconnects.
+        close |= !link.pubcomps.0.is_empty();
+        close
+    }
+}
+
+/// The acknowledgements we send to a publisher.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    Puback,
+    Pubrec,
+    Pubcomp,
+}
+
+impl Kind {
+    fn write(
+        self,
+        packet_id: PacketId,
+        reason_code: ReasonCode,
+        version: nightjar_codec::ProtocolVersion,
+        out: &mut Outputs<'_>,
+    ) {
+        let first_byte = match self {
+            Self::Puback => 0x40,
+            Self::Pubrec => 0x50,
+            Self::Pubcomp => 0x70,
+        };
+        super::acknowledge::write_short(first_byte, packet_id, reason_code, version, out.send);
+    }
+
+    /// Where the publisher's use of our Receive Maximum ends: PUBACK, PUBCOMP, or a PUBREC that refuses.
+    fn count_sent(self, reason_code: ReasonCode, unacknowledged: &mut u16) {
+        if self != Self::Pubrec || reason_code.is_error() {
+            *unacknowledged = unacknowledged.saturating_sub(1);
+        }
+    }
+}
+
+impl AcknowledgementFifo {
+    fn next_durable(&mut self, out: &Outputs<'_>) -> Option<WaitingAcknowledgement> {
+        let durable = self
+            .0
+            .front()
+            .is_some_and(|first| out.journal.is_durable(first.ticket));
+        if durable { self.0.pop_front() } else { None }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// `$SYS` and `$CONTROL` belong to the broker; other topics that begin with `$` are ordinary topics.
+pub fn may_publish_to(topic: &str) -> bool {
+    !topic.starts_with('$')
+        || !RESERVED.iter().any(|reserved| {
+            topic
+                .strip_prefix(reserved)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
+}
+
+const RESERVED: [&str; 2] = ["$SYS", "$CONTROL"];
+
+fn fingerprint(topic: &str, payload: &[u8]) -> u64 {
+    // Fixed seeds: the same bytes have the same fingerprint in every run. A collision merely closes a connection that
+    // repeats itself without DUP.
+    let mut hasher = foldhash::fast::FixedState::with_seed(0).build_hasher();
+    hasher.write(topic.as_bytes());
+    hasher.write(payload);
+    hasher.finish()
+}

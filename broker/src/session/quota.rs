@@ -1,0 +1,191 @@
+//! Budgets for messages that are kept. A session's budget is an atomic in the subscription index, so that the
+//! publisher's shard reserves before anything is written and the owner's shard releases when the message goes (D9).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::settings::{QueuePolicy, Settings};
+
+/// What one owner (a session, a share group) keeps.
+#[derive(Debug, Default)]
+pub struct Budget {
+    messages: AtomicU64,
+    bytes: AtomicU64,
+    dropped: AtomicU64,
+}
+
+/// What all owners together keep.
+#[derive(Debug, Default)]
+pub struct QueueTotals {
+    messages: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// The part of a session that other shards see.
+#[derive(Debug)]
+pub struct Receiver {
+    pub client_id: Arc<str>,
+    /// The session outlives its connection, so a message for it is owned (D1).
+    pub resumable: AtomicBool,
+    pub budget: Budget,
+}
+
+/// The bounds of a [`Budget`]; 0 means no bound.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueLimits {
+    pub messages_max: u64,
+    pub bytes_max: u64,
+    pub total_bytes_max: u64,
+    pub policy: QueuePolicy,
+}
+
+impl From<&Settings> for QueueLimits {
+    fn from(settings: &Settings) -> Self {
+        Self {
+            messages_max: settings.queue_messages_max,
+            bytes_max: settings.queue_bytes_max,
+            total_bytes_max: settings.queue_total_bytes_max,
+            policy: settings.queue_policy,
+        }
+    }
+}
+
+impl Receiver {
+    pub fn new(client_id: Arc<str>, resumable: bool) -> Self {
+        Self {
+            client_id,
+            resumable: AtomicBool::new(resumable),
+            budget: Budget::default(),
+        }
+    }
+
+    pub fn is_resumable(&self) -> bool {
+        self.resumable.load(Ordering::Relaxed)
+    }
+}
+
+impl Budget {
+    /// Takes room for one message of `bytes`. With `drop_oldest` there is always room: the owner makes it.
+    /// False: no room, counted as dropped here.
+    pub fn reserve(&self, bytes: u64, totals: &QueueTotals, limits: &QueueLimits) -> bool {
+        let messages_before = self.messages.fetch_add(1, Ordering::Relaxed);
+        let bytes_before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let total_before = totals.bytes.fetch_add(bytes, Ordering::Relaxed);
+        totals.messages.fetch_add(1, Ordering::Relaxed);
+        let over = (limits.messages_max > 0 && messages_before >= limits.messages_max)
+            || (limits.bytes_max > 0 && bytes_before.saturating_add(bytes) > limits.bytes_max);
+        let over_total = limits.total_bytes_max > 0
+            && total_before.saturating_add(bytes) > limits.total_bytes_max;
+        if over_total || (over && limits.policy != QueuePolicy::DropOldest) {
+            self.release(bytes, totals);
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        true
+    }
+
+    /// Takes room for a message that is already owned, bound or not.
+    pub fn reserve_anyway(&self, bytes: u64, totals: &QueueTotals) {
+        self.messages.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        totals.messages.fetch_add(1, Ordering::Relaxed);
+        totals.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Gives back what `reserve` took.
+    pub fn release(&self, bytes: u64, totals: &QueueTotals) {
+        self.messages.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        totals.messages.fetch_sub(1, Ordering::Relaxed);
+        totals.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// As `release`, for a message that may not have taken anything.
+    pub fn release_if(&self, reserved: u64, totals: &QueueTotals) {
+        if reserved > 0 {
+            self.release(reserved, totals);
+        }
+    }
+
+    /// Whether an owner with the policy `drop_oldest` has to make room.
+    pub fn is_over(&self, limits: &QueueLimits) -> bool {
+        (limits.messages_max > 0 && self.messages() > limits.messages_max)
+            || (limits.bytes_max > 0 && self.bytes() > limits.bytes_max)
+    }
+
+    pub fn count_dropped(&self) {
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn messages(&self) -> u64 {
+        self.messages.load(Ordering::Relaxed)
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+impl QueueTotals {
+    /// Gives back one message of an owner that is gone itself.
+    pub fn release(&self, bytes: u64) {
+        self.messages.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub fn messages(&self) -> u64 {
+        self.messages.load(Ordering::Relaxed)
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(messages_max: u64, bytes_max: u64, policy: QueuePolicy) -> QueueLimits {
+        QueueLimits {
+            messages_max,
+            bytes_max,
+            total_bytes_max: 1000,
+            policy,
+        }
+    }
+
+    #[test]
+    fn a_refused_reservation_takes_nothing_and_is_counted() {
+        let (budget, totals) = (Budget::default(), QueueTotals::default());
+        let limits = limits(1, 0, QueuePolicy::Refuse);
+        assert!(budget.reserve(10, &totals, &limits));
+        assert!(!budget.reserve(10, &totals, &limits));
+        assert_eq!(
+            (budget.messages(), budget.bytes(), budget.dropped()),
+            (1, 10, 1)
+        );
+        assert_eq!((totals.messages(), totals.bytes()), (1, 10));
+    }
+
+    #[test]
+    fn drop_oldest_takes_room_and_says_that_some_must_be_made() {
+        let (budget, totals) = (Budget::default(), QueueTotals::default());
+        let limits = limits(1, 0, QueuePolicy::DropOldest);
+        assert!(budget.reserve(10, &totals, &limits) && budget.reserve(10, &totals, &limits));
+        assert!(budget.is_over(&limits));
+        budget.release(10, &totals);
+        assert!(!budget.is_over(&limits));
+    }
+
+    #[test]
+    fn the_total_bounds_every_policy() {
+        let (budget, totals) = (Budget::default(), QueueTotals::default());
+        assert!(!budget.reserve(1001, &totals, &limits(0, 0, QueuePolicy::DropOldest)));
+        assert_eq!(totals.bytes(), 0);
+    }
+}

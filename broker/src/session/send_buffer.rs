@@ -1,0 +1,203 @@
+//! Bytes on their way to one client.
+//!
+//! Small packets are copied behind each other; a payload of [`SHARE_FROM`] bytes or more is shared between receivers
+//! and written from where it lies. An idle buffer owns no memory.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::mem;
+
+use bytes::Bytes;
+
+/// Payloads of at least this many bytes are shared, smaller ones copied.
+pub const SHARE_FROM: usize = 1024;
+
+/// A queue of bytes with cheap appends and vectored writes.
+#[derive(Debug, Default)]
+pub struct SendBuffer {
+    /// What goes out before `tail`.
+    chunks: VecDeque<Chunk>,
+    tail: Vec<u8>,
+    /// Bytes of the first chunk (of `tail` where there is none) that are written already.
+    written: usize,
+    len: usize,
+}
+
+#[derive(Debug)]
+enum Chunk {
+    Owned(Vec<u8>),
+    Shared(Bytes),
+}
+
+impl SendBuffer {
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Appends through `write`, which may only append.
+    pub fn append<R>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+        let before = self.tail.len();
+        let result = write(&mut self.tail);
+        debug_assert!(self.tail.len() >= before, "a writer took bytes away");
+        self.len += self.tail.len() - before;
+        result
+    }
+
+    pub fn extend(&mut self, bytes: &[u8]) {
+        self.tail.extend_from_slice(bytes);
+        self.len += bytes.len();
+    }
+
+    /// Appends bytes that others send too, without a copy.
+    pub fn share(&mut self, bytes: Bytes) {
+        if !self.tail.is_empty() {
+            self.chunks
+                .push_back(Chunk::Owned(mem::take(&mut self.tail)));
+        }
+        self.len += bytes.len();
+        self.chunks.push_back(Chunk::Shared(bytes));
+    }
+
+    /// The next bytes to write, as slices for one vectored write. Gives how many slices were filled.
+    pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let mut filled = 0;
+        let mut skip = self.written;
+        for bytes in self.chunks.iter().map(Chunk::bytes).chain([&*self.tail]) {
+            let unwritten = bytes.get(skip..).unwrap_or_default();
+            skip = 0;
+            if unwritten.is_empty() {
+                continue;
+            }
+            let Some(slice) = slices.get_mut(filled) else {
+                break;
+            };
+            *slice = IoSlice::new(unwritten);
+            filled += 1;
+        }
+        filled
+    }
+
+    /// The unwritten bytes where they are one piece, which they nearly always are.
+    pub fn as_single(&self) -> Option<&[u8]> {
+        if self.chunks.is_empty() {
+            self.tail.get(self.written..)
+        } else {
+            None
+        }
+    }
+
+    /// Forgets `count` bytes that were written. An empty buffer gives its memory to `pool`.
+    pub fn advance(&mut self, count: usize, pool: &mut BufferPool) {
+        debug_assert!(count <= self.len, "more written than there was");
+        self.len = self.len.saturating_sub(count);
+        self.written += count;
+        while let Some(first) = self.chunks.front() {
+            let size = first.bytes().len();
+            if self.written < size {
+                return;
+            }
+            self.written -= size;
+            if let Some(Chunk::Owned(buffer)) = self.chunks.pop_front() {
+                pool.give(buffer);
+            }
+        }
+        if self.len == 0 {
+            self.written = 0;
+            pool.give(mem::take(&mut self.tail));
+            self.chunks = VecDeque::new();
+        } else if self.written > COMPACT_FROM && self.written * 2 > self.tail.len() {
+            self.tail.drain(..self.written);
+            self.written = 0;
+        }
+    }
+
+    /// Makes sure that the next appends have a buffer from the pool to go to.
+    pub fn borrow_from(&mut self, pool: &mut BufferPool) {
+        if self.tail.capacity() == 0 {
+            self.tail = pool.take();
+        }
+    }
+}
+
+impl Chunk {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Owned(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
+/// Empty buffers for the next connection that has something to send.
+#[derive(Debug, Default)]
+pub struct BufferPool {
+    buffers: Vec<Vec<u8>>,
+}
+
+impl BufferPool {
+    pub fn take(&mut self) -> Vec<u8> {
+        self.buffers.pop().unwrap_or_default()
+    }
+
+    pub fn give(&mut self, mut buffer: Vec<u8>) {
+        if self.buffers.len() < POOLED_MAX && (1..=POOLED_CAPACITY_MAX).contains(&buffer.capacity())
+        {
+            buffer.clear();
+            self.buffers.push(buffer);
+        }
+    }
+}
+
+const COMPACT_FROM: usize = 64 * 1024;
+const POOLED_MAX: usize = 256;
+const POOLED_CAPACITY_MAX: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(buffer: &SendBuffer) -> Vec<u8> {
+        let mut slices = [IoSlice::new(&[]); 8];
+        let filled = buffer.slices(&mut slices);
+        slices[..filled]
+            .iter()
+            .flat_map(|slice| slice.to_vec())
+            .collect()
+    }
+
+    #[test]
+    fn bytes_leave_in_the_order_they_came_whatever_the_cuts() {
+        let mut pool = BufferPool::default();
+        for cut in 1..12 {
+            let mut buffer = SendBuffer::default();
+            buffer.extend(b"abc");
+            buffer.share(Bytes::from_static(b"defg"));
+            buffer.share(Bytes::from_static(b"hi"));
+            buffer.extend(b"jkl");
+            let mut out = Vec::new();
+            while !buffer.is_empty() {
+                let next = written(&buffer);
+                assert_eq!(next.len(), buffer.len());
+                let count = cut.min(next.len());
+                out.extend_from_slice(&next[..count]);
+                buffer.advance(count, &mut pool);
+            }
+            assert_eq!(out, b"abcdefghijkl");
+            assert!(written(&buffer).is_empty());
+        }
+    }
+
+    #[test]
+    fn an_idle_buffer_owns_no_memory() {
+        let mut pool = BufferPool::default();
+        let mut buffer = SendBuffer::default();
+        buffer.extend(&[0; 100]);
+        buffer.advance(100, &mut pool);
+        assert_eq!(buffer.tail.capacity(), 0);
+        assert!(pool.take().capacity() >= 100);
+    }
+}

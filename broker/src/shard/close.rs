@@ -1,0 +1,417 @@
+//! How connections and sessions end: goodbye, silence, takeover, violation, expiry.
+//!
+//! A connection ends once: its client hears why where the protocol has a way to say it, its session goes offline or ends,
+//! its will is published or not. A session ends when its connection does, when its time is up, or when a clean start
+//! replaces it.
+
+use nightjar_codec::packet::{Disconnect, DisconnectProperties};
+use nightjar_codec::{Packet, ProtocolVersion, ReasonCode};
+use nightjar_storage::Operation;
+
+use super::{Phase, Shard, Timer};
+use crate::clock::Now;
+use crate::identity::{ConnectionId, GroupId, SessionId};
+use crate::message::MessageRef;
+use crate::session::Violation;
+use crate::session::connect::refusal;
+use crate::session::disconnect::WillFate;
+use crate::session::will::{self, Will};
+
+/// Why a connection ends.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Cause {
+    Violation(Violation),
+    /// The first packet is no CONNECT; nothing is said [MQTT-3.1.0-1].
+    NotConnect,
+    /// CONNECT is answered with this code.
+    Refused(ReasonCode),
+    /// DISCONNECT from the client.
+    Disconnected(WillFate),
+    /// The socket closed or failed.
+    PeerGone,
+    KeepAlive,
+    ConnectTimeout,
+    TakenOver,
+    ShutDown,
+    /// We close for a reason of our own.
+    Server(ReasonCode),
+    /// We close a 3.x client whose publish we could not take; it will send it again.
+    NotOwned,
+    Panic,
+}
+
+impl Shard {
+    /// Ends a connection. Does nothing for one that has ended.
+    pub(super) fn close(&mut self, now: Now, id: ConnectionId, cause: Cause) {
+        let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
+            return;
+        };
+        if connection.is_closing() {
+            return;
+        }
+        let deadline = now.monotonic + LAST_BYTES_MILLISECONDS;
+        let phase = std::mem::replace(&mut connection.phase, Phase::Closing);
+        let served = match phase {
+            Phase::Serving { session } => Some(session),
+            _ => None,
+        };
+        if matches!(cause, Cause::Violation(_)) {
+            self.sinks.counters.violations += 1;
+        }
+        if let Some(packet) = farewell(&cause, connection.version, served.is_some()) {
+            let version = connection.version;
+            connection.send.borrow_from(&mut self.sinks.pool);
+            let encoded = match &packet {
+                (Packet::Connack(_), Some(version)) => {
+                    connection.send.append(|out| packet.0.encode(*version, out))
+                }
+                _ => connection.send.append(|out| packet.0.encode(version, out)),
+            };
+            debug_assert!(encoded.is_ok(), "a farewell does not encode");
+        }
+        self.receive_bytes -= connection.partial.len() as u64;
+        connection.partial = Vec::new();
+        connection.waiting_publishes.clear();
+        connection.waiting_bytes = 0;
+        connection.last_route = None;
+        connection.mark_dirty(&mut self.sinks.dirty);
+        self.log_closed(id, served, &cause);
+        self.arm_connection(id, Some(deadline));
+        if let Some(session) = served {
+            let fate = match cause {
+                Cause::Disconnected(fate) => fate,
+                _ => WillFate::Publish,
+            };
+            self.detach(now, session, fate);
+        }
+    }
+
+    /// A new connection for a client id that has one: the old client hears 0x8E [MQTT-3.1.4-3].
+    pub(super) fn take_over(&mut self, now: Now, session: SessionId) {
+        let connection = self
+            .sessions
+            .get(session.slot, session.generation)
+            .and_then(|session| session.link.as_ref())
+            .map(|link| link.connection);
+        if let Some(connection) = connection {
+            self.close(now, connection, Cause::TakenOver);
+        }
+    }
+
+    /// The session loses its connection: what share groups gave goes back, the will is decided, and the time runs.
+    fn detach(&mut self, now: Now, id: SessionId, fate: WillFate) {
+        self.return_to_groups(now, id, None);
+        let Some(session) = self.sessions.get_mut(id.slot, id.generation) else {
+            return;
+        };
+        session.link = None;
+        let mut fire = None;
+        match fate {
+            WillFate::Delete => {
+                if let Some(will) = session.will.take() {
+                    self.shared.exchange.will_bytes.give_back(will.cost());
+                }
+            }
+            WillFate::Publish => {
+                let expiry_interval = session.expiry_interval;
+                session.will_fires_at = session
+                    .will
+                    .as_ref()
+                    .and_then(|will| will::fires_at(will, expiry_interval, now.monotonic));
+                if session.will_fires_at.is_none() {
+                    fire = session.will.take();
+                }
+            }
+        }
+        let ends = !session.is_resumable();
+        session.expires_at = if ends {
+            None
+        } else {
+            session.expiry_deadline(now.monotonic)
+        };
+        let record = (!ends).then(|| session.record());
+        if let Some(record) = record {
+            self.sinks.journal.push(record);
+        }
+        self.arm_session(id);
+        if let Some(will) = fire {
+            self.publish_will(now, id, &will);
+        }
+        if ends {
+            self.end_session(now, id);
+        }
+    }
+
+    /// The session and everything it is known by goes. A will that waits fires now [MQTT-3.1.3-9].
+    pub(super) fn end_session(&mut self, now: Now, id: SessionId) {
+        self.return_to_groups(now, id, None);
+        let Some(session) = self.sessions.get_mut(id.slot, id.generation) else {
+            return;
+        };
+        session.will_fires_at = None;
+        session.expires_at = None;
+        let will = session.will.take();
+        let filters: Vec<Box<str>> = session.subscriptions.keys().cloned().collect();
+        self.arm_session(id);
+        for filter in &filters {
+            self.remove_subscription(now, id, filter);
+        }
+        if let Some(will) = will {
+            self.publish_will(now, id, &will);
+        }
+        let Some(session) = self.sessions.get_mut(id.slot, id.generation) else {
+            return;
+        };
+        let mut out = self.sinks.outputs_nowhere(now, &self.shared);
+        session.discard_messages(&mut out);
+        let client_id = std::sync::Arc::clone(&session.client_id);
+        // Also for a session that has just given up its expiry interval: the store may know it.
+        self.sinks.journal.push(Operation::DeleteSession {
+            client_id: (&*client_id).into(),
+        });
+        self.sessions.remove(id.slot, id.generation);
+        self.by_client_id.remove(&*client_id);
+        self.shared.exchange.sessions.give_back(1);
+        self.shared.exchange.forget_home(&client_id);
+    }
+
+    /// Publishes a will through the one door.
+    pub(super) fn publish_will(&mut self, now: Now, id: SessionId, will: &Will) {
+        self.shared.exchange.will_bytes.give_back(will.cost());
+        let client_id = self
+            .sessions
+            .get(id.slot, id.generation)
+            .map(|session| std::sync::Arc::clone(&session.client_id));
+        let mut message = MessageRef::new(&will.topic, &will.payload, &will.properties, will.qos);
+        message.retain = will.retain;
+        message.expires_at = will
+            .message_expiry_interval
+            .map(|seconds| now.monotonic + u64::from(seconds) * 1000);
+        message.publisher = Some(id);
+        message.publisher_client_id = client_id.as_deref();
+        self.publish(now, &mut message, None);
+    }
+
+    /// What share groups gave this session goes back to them, and it counts as offline there.
+    pub(super) fn return_to_groups(&mut self, now: Now, id: SessionId, only: Option<GroupId>) {
+        let Some(session) = self.sessions.get_mut(id.slot, id.generation) else {
+            return;
+        };
+        let groups: Vec<GroupId> = session
+            .subscriptions
+            .values()
+            .filter_map(|subscription| subscription.group)
+            .filter(|group| only.is_none_or(|only| only == *group))
+            .collect();
+        if groups.is_empty() {
+            return;
+        }
+        let taken = session.take_group_messages(only);
+        for group_id in groups {
+            let Some(group) = self.shared.exchange.group_by_id(group_id) else {
+                continue;
+            };
+            let returned = taken
+                .iter()
+                .filter(|(from, _)| *from == group_id)
+                .map(|(_, message)| std::sync::Arc::clone(message));
+            let given = group.gone(id, false, returned, &self.shared.exchange.totals);
+            self.carry_out(now, given);
+        }
+    }
+
+    /// A connection's deadline.
+    pub(super) fn connection_due(&mut self, now: Now, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
+            return;
+        };
+        connection.timer = None;
+        match &connection.phase {
+            Phase::Greeting | Phase::Authenticating { .. } => {
+                self.close(now, id, Cause::ConnectTimeout)
+            }
+            // The peer does not take its last bytes: the driver closes the socket when it sees the connection gone.
+            Phase::Closing => {
+                connection.mark_dirty(&mut self.sinks.dirty);
+                self.released(id);
+            }
+            Phase::Serving { session } => {
+                let session = *session;
+                self.served_connection_due(now, id, session);
+            }
+        }
+    }
+
+    /// Keep alive, and the patience for unreleased QoS 2 messages.
+    fn served_connection_due(&mut self, now: Now, id: ConnectionId, session: SessionId) {
+        let (Some(connection), Some(session)) = (
+            self.connections.get(id.slot, id.generation),
+            self.sessions.get(session.slot, session.generation),
+        ) else {
+            return;
+        };
+        let Some(link) = &session.link else { return };
+        let patience = u64::from(self.shared.settings.qos2_wait_seconds) * 1000;
+        let unreleased_due = link.unreleased_full_since.map(|since| since + patience);
+        if unreleased_due.is_some_and(|due| due <= now.monotonic) {
+            self.close(now, id, Cause::Violation(Violation::UnreleasedTooLong));
+            return;
+        }
+        // Keep alive does not run while we are the ones who do not read (D4).
+        let reading = self.may_read(id);
+        let silence_due = link.silence_max().map(|silence| {
+            let since = if reading {
+                connection.last_received
+            } else {
+                now.monotonic
+            };
+            since + silence
+        });
+        if silence_due.is_some_and(|due| due <= now.monotonic) {
+            self.close(now, id, Cause::KeepAlive);
+            return;
+        }
+        let next = silence_due.into_iter().chain(unreleased_due).min();
+        self.arm_connection(id, next);
+    }
+
+    /// A delayed will or the end of an offline session.
+    pub(super) fn session_due(&mut self, now: Now, id: SessionId) {
+        self.session_timers.remove(&id);
+        let Some(session) = self.sessions.get_mut(id.slot, id.generation) else {
+            return;
+        };
+        if session.will_fires_at.is_some_and(|at| at <= now.monotonic) {
+            session.will_fires_at = None;
+            if let Some(will) = session.will.take() {
+                let record = session.record();
+                self.sinks.journal.push(record);
+                self.publish_will(now, id, &will);
+            }
+        }
+        let expired = self
+            .sessions
+            .get(id.slot, id.generation)
+            .is_some_and(|session| session.expires_at.is_some_and(|at| at <= now.monotonic));
+        if expired {
+            self.end_session(now, id);
+        } else {
+            self.arm_session(id);
+        }
+    }
+
+    /// Expired messages are taken out of the retained store and of group queues, a bounded number at a time.
+    pub(super) fn sweep(&mut self, now: Now) {
+        self.sweep_armed = None;
+        let mut removed = Vec::new();
+        self.shared
+            .exchange
+            .retained
+            .remove_expired(now.monotonic, SWEEP_MAX, &mut |topic| {
+                removed.push(topic.into())
+            });
+        for topic in removed {
+            self.sinks.journal.push(Operation::DeleteRetained { topic });
+        }
+        self.arm_sweep(now);
+    }
+
+    /// Starts the sweep; one shard does it for all.
+    pub fn arm_sweep(&mut self, now: Now) {
+        self.timers.set(
+            &mut self.sweep_armed,
+            Some(now.monotonic + SWEEP_MILLISECONDS),
+            Timer::Sweep,
+        );
+    }
+
+    fn log_closed(&self, id: ConnectionId, session: Option<SessionId>, cause: &Cause) {
+        let Some(connection) = self.connections.get(id.slot, id.generation) else {
+            return;
+        };
+        let client =
+            session.and_then(|session| self.sessions.get(session.slot, session.generation));
+        match client {
+            Some(session) => {
+                let client_id = session.client_id.escape_debug();
+                match cause {
+                    Cause::Disconnected(_) => tracing::info!("Client {client_id} disconnected."),
+                    Cause::KeepAlive => {
+                        tracing::info!("Client {client_id} has exceeded timeout, disconnecting.");
+                    }
+                    Cause::TakenOver => tracing::info!(
+                        "Client {client_id} already connected, closing old connection."
+                    ),
+                    Cause::PeerGone => tracing::info!("Client {client_id} closed its connection."),
+                    Cause::ShutDown => {
+                        tracing::info!("Client {client_id} disconnected: shutting down.")
+                    }
+                    Cause::Violation(violation) => {
+                        tracing::info!(
+                            "Client {client_id} disconnected due to protocol error: {violation}."
+                        );
+                    }
+                    other => tracing::info!("Client {client_id} disconnected: {other:?}."),
+                }
+            }
+            None => match cause {
+                Cause::Refused(reason_code) => {
+                    tracing::info!(
+                        "Connection from {} refused: {reason_code:?}.",
+                        connection.peer
+                    );
+                }
+                Cause::Violation(violation) => {
+                    tracing::info!("Connection from {} closed: {violation}.", connection.peer);
+                }
+                other => tracing::debug!("Connection from {} closed: {other:?}.", connection.peer),
+            },
+        }
+    }
+}
+
+/// What the client hears, and the version to say it in where that is not the connection's own.
+fn farewell(
+    cause: &Cause,
+    version: ProtocolVersion,
+    served: bool,
+) -> Option<(Packet, Option<ProtocolVersion>)> {
+    let connack = |reason_code, version| Some((Packet::Connack(refusal(reason_code)), version));
+    if !served {
+        return match cause {
+            Cause::Refused(reason_code) => connack(*reason_code, None),
+            Cause::Violation(Violation::Decode(error)) => {
+                let version = error.connack_version()?;
+                connack(error.reason_code(), Some(version))
+            }
+            Cause::Server(reason_code) if version.is_v5() => connack(*reason_code, None),
+            _ => None,
+        };
+    }
+    if !version.is_v5() {
+        return None; // 3.x has no way to say it.
+    }
+    let reason_code = match cause {
+        Cause::Violation(Violation::Decode(error)) if error.is_silent() => return None,
+        Cause::Violation(violation) => violation.reason_code(),
+        Cause::KeepAlive => ReasonCode::KeepAliveTimeout,
+        Cause::TakenOver => ReasonCode::SessionTakenOver,
+        Cause::ShutDown => ReasonCode::ServerShuttingDown,
+        Cause::Server(reason_code) => *reason_code,
+        Cause::Panic => ReasonCode::UnspecifiedError,
+        _ => return None,
+    };
+    Some((
+        Packet::Disconnect(Disconnect {
+            reason_code,
+            properties: DisconnectProperties::default(),
+        }),
+        None,
+    ))
+}
+
+/// How long a peer may take to read its last bytes.
+const LAST_BYTES_MILLISECONDS: u64 = 5000;
+const SWEEP_MILLISECONDS: u64 = 1000;
+const SWEEP_MAX: usize = 10_000;

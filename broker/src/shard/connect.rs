@@ -1,0 +1,395 @@
+//! CONNECT and AUTH: from the first packet to a session that is served.
+//!
+//! The shard that accepted the socket reads CONNECT; if the client id lives elsewhere the connection goes there before
+//! anything is answered (D13). On the home shard takeover is plain sequence: the old connection ends, then the new one is
+//! attached, then CONNACK [MQTT-3.1.4-3].
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use nightjar_codec::packet::{Auth, AuthProperties, Connect};
+use nightjar_codec::{Packet, ReasonCode, decode_from_client};
+use nightjar_storage::Operation;
+
+use super::{Cause, Phase, Shard};
+use crate::clock::Now;
+use crate::identity::{ConnectionId, SessionId, ShardId};
+use crate::session::authenticate::{Exchange as Authentication, Step};
+use crate::session::connect::{Admitted, admit, needs_client_id};
+use crate::session::{Session, Violation};
+
+impl Shard {
+    /// The first packet. `Ok(Some)`: its client id lives on that shard.
+    pub(super) fn greet(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        packet: &[u8],
+    ) -> Result<Option<ShardId>, Cause> {
+        let version = nightjar_codec::ProtocolVersion::V3_1_1;
+        let packet = decode_from_client(
+            &Bytes::copy_from_slice(packet),
+            version,
+            &self.pre_auth_limits,
+        )
+        .map_err(|error| Cause::Violation(error.into()))?;
+        let Packet::Connect(mut connect) = packet else {
+            return Err(Cause::NotConnect);
+        };
+        if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
+            connection.version = connect.protocol_version;
+        }
+        if self.draining {
+            return Err(Cause::Refused(ReasonCode::ServerUnavailable));
+        }
+        let assigned = needs_client_id(&connect).map_err(Cause::Refused)?;
+        if assigned {
+            connect.client_id = self.new_client_id();
+        }
+        let home = self
+            .shared
+            .exchange
+            .home(&connect.client_id, assigned.then_some(self.id));
+        if home != self.id {
+            return Ok(Some(home));
+        }
+        let method = connect.properties.authentication_method.clone();
+        let result = match method {
+            None => self.start_serving(now, id, *connect, assigned),
+            Some(method) => self.begin_authentication(now, id, connect, &method, assigned),
+        };
+        result.map(|()| None)
+    }
+
+    /// AUTH before CONNACK; DISCONNECT is the only other packet a client may send now [MQTT-3.1.2-30].
+    pub(super) fn continue_authentication(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        packet: &[u8],
+    ) -> Result<(), Cause> {
+        let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
+            return Ok(());
+        };
+        let packet = decode_from_client(
+            &Bytes::copy_from_slice(packet),
+            connection.version,
+            &self.pre_auth_limits,
+        )
+        .map_err(|error| Cause::Violation(error.into()))?;
+        let phase = std::mem::replace(&mut connection.phase, Phase::Greeting);
+        let Phase::Authenticating {
+            connect,
+            mut exchange,
+        } = phase
+        else {
+            return Ok(());
+        };
+        let auth = match packet {
+            Packet::Auth(auth) if auth.reason_code == ReasonCode::ContinueAuthentication => auth,
+            Packet::Disconnect(_) => return Err(Cause::PeerGone),
+            _ => return Err(Cause::Refused(ReasonCode::ProtocolError)),
+        };
+        if auth.properties.authentication_method.as_deref() != Some(&*exchange.method) {
+            return Err(Cause::Refused(ReasonCode::ProtocolError)); // [MQTT-4.12.0-5]
+        }
+        match exchange.step(auth.properties.authentication_data.as_deref()) {
+            Step::Success => self.start_serving(now, id, *connect, false),
+            Step::Failure(reason_code) => Err(Cause::Refused(reason_code)),
+            Step::Continue(data) => {
+                self.ask_for_more(id, connect, exchange, data);
+                Ok(())
+            }
+        }
+    }
+
+    /// AUTH while connected: re-authentication [MQTT-4.12.1-1].
+    pub(super) fn handle_auth(
+        &mut self,
+        id: ConnectionId,
+        session: SessionId,
+        auth: &Auth,
+    ) -> Result<(), Cause> {
+        let methods = Arc::clone(&self.shared.methods);
+        let Some(session) = self.sessions.get_mut(session.slot, session.generation) else {
+            return Ok(());
+        };
+        let Some(link) = session.link.as_mut() else {
+            return Ok(());
+        };
+        let Some(method) = link.authentication_method.clone() else {
+            return Err(Cause::Violation(Violation::AuthWithoutMethod)); // [MQTT-4.12.0-6]
+        };
+        if auth.properties.authentication_method.as_deref() != Some(&*method) {
+            return Err(Cause::Violation(Violation::AuthMethodChanged));
+        }
+        let mut exchange = match (auth.reason_code, link.reauthentication.take()) {
+            (ReasonCode::ReAuthenticate, None) => {
+                let begun = Authentication::begin(&methods, &method);
+                begun.ok_or(Cause::Server(ReasonCode::NotAuthorized))?
+            }
+            (ReasonCode::ContinueAuthentication, Some(exchange)) => exchange,
+            _ => return Err(Cause::Violation(Violation::AuthWithoutMethod)),
+        };
+        let (reason_code, data) =
+            match exchange.step(auth.properties.authentication_data.as_deref()) {
+                Step::Success => (ReasonCode::Success, None),
+                Step::Continue(data) => {
+                    link.reauthentication = Some(exchange);
+                    (ReasonCode::ContinueAuthentication, Some(data))
+                }
+                // [MQTT-4.12.1-2]
+                Step::Failure(reason_code) => return Err(Cause::Server(reason_code)),
+            };
+        self.write_packet(id, &auth_packet(reason_code, &method, data));
+        Ok(())
+    }
+
+    fn begin_authentication(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        mut connect: Box<Connect>,
+        method: &str,
+        assigned: bool,
+    ) -> Result<(), Cause> {
+        let Some(mut exchange) = Authentication::begin(&self.shared.methods, method) else {
+            return Err(Cause::Refused(ReasonCode::BadAuthenticationMethod)); // [MQTT-4.12.0-1]
+        };
+        match exchange.step(connect.properties.authentication_data.take().as_deref()) {
+            Step::Success => self.start_serving(now, id, *connect, assigned),
+            Step::Failure(reason_code) => Err(Cause::Refused(reason_code)),
+            Step::Continue(data) => {
+                self.ask_for_more(id, connect, exchange, data);
+                Ok(())
+            }
+        }
+    }
+
+    fn ask_for_more(
+        &mut self,
+        id: ConnectionId,
+        connect: Box<Connect>,
+        exchange: Authentication,
+        data: Bytes,
+    ) {
+        let packet = auth_packet(
+            ReasonCode::ContinueAuthentication,
+            &exchange.method,
+            Some(data),
+        );
+        if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
+            connection.phase = Phase::Authenticating { connect, exchange };
+        }
+        self.write_packet(id, &packet);
+    }
+
+    /// Who the client is has been settled: find or make its session, attach, answer.
+    fn start_serving(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        mut connect: Connect,
+        assigned: bool,
+    ) -> Result<(), Cause> {
+        let settings = Arc::clone(&self.shared.settings);
+        let admitted = admit(&mut connect, id, &settings).map_err(Cause::Refused)?;
+        let existing = self.by_client_id.get(&*connect.client_id).copied();
+        if let Some(existing) = existing {
+            let owner = self
+                .sessions
+                .get(existing.slot, existing.generation)
+                .and_then(|session| session.user.clone());
+            if owner != admitted.user && owner.is_some() {
+                // Somebody else's session is neither resumed nor ended (A3).
+                return Err(Cause::Refused(ReasonCode::ClientIdentifierNotValid));
+            }
+            self.take_over(now, existing);
+        }
+        // The old connection may have been the session's end.
+        let existing = self.by_client_id.get(&*connect.client_id).copied();
+        let will_cost = admitted.will.as_ref().map_or(0, |will| will.cost());
+        if !self.shared.exchange.will_bytes.take(will_cost) {
+            return Err(Cause::Refused(ReasonCode::QuotaExceeded));
+        }
+        let resumed = existing.filter(|_| !admitted.clean_start);
+        if let Some(existing) = existing
+            && resumed.is_none()
+        {
+            self.end_session(now, existing); // [MQTT-3.1.2-4]
+        }
+        let session = match resumed {
+            Some(session) => session,
+            None if !self.shared.exchange.sessions.take(1) => {
+                self.shared.exchange.will_bytes.give_back(will_cost);
+                return Err(Cause::Refused(ReasonCode::QuotaExceeded));
+            }
+            None => self.new_session(&connect.client_id, &admitted),
+        };
+        let present = resumed.is_some();
+        self.attach(
+            now,
+            id,
+            session,
+            admitted,
+            present,
+            assigned.then_some(&*connect.client_id),
+        );
+        Ok(())
+    }
+
+    fn attach(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        session_id: SessionId,
+        mut admitted: Admitted,
+        present: bool,
+        assigned: Option<&str>,
+    ) {
+        let connack = admitted.connack(present, assigned);
+        let will = admitted.will.take();
+        let Some(session) = self
+            .sessions
+            .get_mut(session_id.slot, session_id.generation)
+        else {
+            return;
+        };
+        let was_durable = present && session.is_resumable();
+        session.version = admitted.version;
+        session.user = admitted.user;
+        // A resumed session's delayed will is deleted by the new connection [MQTT-3.1.3-9].
+        if let Some(old) = std::mem::replace(&mut session.will, will) {
+            self.shared.exchange.will_bytes.give_back(old.cost());
+        }
+        let window = u32::from(admitted.link.receive_maximum);
+        session.attach(admitted.link);
+        let silence = session.link.as_ref().and_then(|link| link.silence_max());
+        let resumable = session.is_resumable();
+        let record = (resumable || was_durable).then(|| session.record());
+        let groups: Vec<_> = session
+            .subscriptions
+            .values()
+            .filter_map(|subscription| subscription.group)
+            .collect();
+        if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
+            connection.phase = Phase::Serving {
+                session: session_id,
+            };
+        }
+        self.arm_connection(id, silence.map(|silence| now.monotonic + silence));
+        self.arm_session(session_id);
+        let ticket = record.and_then(|record| self.sinks.journal.push(record));
+        // D2: a session that ended under this CONNECT is gone for good before CONNACK says so; a new one waits for nothing.
+        let deleted = self.sinks.journal.batch.iter().any(|operation| {
+            matches!(operation, Operation::DeleteSession { client_id } if self.is_client(session_id, client_id))
+        });
+        if let Some(ticket) = ticket
+            .or(Some(self.sinks.journal.ticket))
+            .filter(|_| deleted)
+        {
+            self.wait_for(
+                ticket,
+                super::Waiting::Connack {
+                    connection: id,
+                    connack: Box::new(connack),
+                    session: session_id,
+                },
+            );
+        } else {
+            self.write_packet(id, &Packet::Connack(connack));
+            self.begin_service(now, session_id);
+        }
+        for group in groups {
+            let Some(group) = self.shared.exchange.group_by_id(group) else {
+                continue;
+            };
+            let given = group.online(session_id, window, resumable, &self.shared.exchange.totals);
+            self.carry_out(now, given);
+        }
+        self.log_connected(id, session_id);
+    }
+
+    /// CONNACK is on its way: what was in flight is sent again, then what waits.
+    pub(super) fn begin_service(&mut self, now: Now, session: SessionId) {
+        self.pump(now, session);
+    }
+
+    fn new_session(&mut self, client_id: &str, admitted: &Admitted) -> SessionId {
+        let client_id: Arc<str> = client_id.into();
+        let shard = self.id;
+        let (slot, generation) = self.sessions.insert(|slot, generation| {
+            let id = SessionId {
+                shard,
+                slot,
+                generation,
+            };
+            Session::new(
+                id,
+                Arc::clone(&client_id),
+                admitted.version,
+                admitted.link.expiry_interval,
+            )
+        });
+        let id = SessionId {
+            shard,
+            slot,
+            generation,
+        };
+        self.by_client_id.insert(client_id, id);
+        id
+    }
+
+    /// An id nobody else has: the shard, a count, and the process's random seed [MQTT-3.1.3-6].
+    fn new_client_id(&mut self) -> Box<str> {
+        loop {
+            self.assigned_ids += 1;
+            let id = format!(
+                "auto-{:016X}-{:X}-{:X}",
+                self.shared.hash_seed, self.id, self.assigned_ids
+            );
+            if !self.by_client_id.contains_key(&*id) {
+                return id.into();
+            }
+        }
+    }
+
+    fn is_client(&self, session: SessionId, client_id: &str) -> bool {
+        self.sessions
+            .get(session.slot, session.generation)
+            .is_some_and(|session| *session.client_id == *client_id)
+    }
+
+    fn log_connected(&self, id: ConnectionId, session: SessionId) {
+        let (Some(connection), Some(session)) = (
+            self.connections.get(id.slot, id.generation),
+            self.sessions.get(session.slot, session.generation),
+        ) else {
+            return;
+        };
+        let Some(link) = &session.link else { return };
+        tracing::info!(
+            "New client connected from {} as {} (p{}, c{}, k{}).",
+            connection.peer,
+            session.client_id.escape_debug(),
+            session.version.level(),
+            u8::from(link.clean_start),
+            link.keep_alive
+        );
+    }
+}
+
+fn auth_packet(
+    reason_code: ReasonCode,
+    method: &str,
+    authentication_data: Option<Bytes>,
+) -> Packet {
+    Packet::Auth(Auth {
+        reason_code,
+        properties: AuthProperties {
+            authentication_method: Some(method.into()),
+            authentication_data,
+            ..AuthProperties::default()
+        },
+    })
+}

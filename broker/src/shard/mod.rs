@@ -1,0 +1,665 @@
+//! The pump: everything one worker thread serves, without the thread.
+//!
+//! In come bytes of a connection, mail of other shards, the time and the journal's progress; out go bytes in send buffers,
+//! mail, and a batch for the journal. Nothing here awaits, reads a clock or touches a socket, so the code that runs in
+//! production is the code that runs in the simulation.
+//!
+//! A **turn** (D14) is what happens between two polls of the driver: any number of `receive`, `collect_mail`, `tick` and
+//! `closed`, then one `end_turn`, after which the driver writes every connection of `take_dirty` once. The driver loop:
+//!
+//! 1. `open` a connection, `receive` its bytes; `Received::Move` asks to hand it to its home shard (D13).
+//! 2. `end_turn`; wake the shards of `take_wakes`; write the connections of `take_dirty`.
+//! 3. When a connection `is_closing` and its bytes are written, close the socket and call `released`.
+//! 4. `tick` at `next_deadline`; `collect_mail` when another shard woke this one.
+
+mod close;
+mod connect;
+mod mail;
+mod ownership;
+mod packet;
+mod publish;
+mod recovery;
+mod slots;
+mod subscribe;
+mod timers;
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use nightjar_codec::packet::Connect;
+use nightjar_codec::{Limits, ProtocolVersion, cut};
+use nightjar_storage::{Journal, Lsn};
+
+use crate::clock::Now;
+use crate::exchange::Exchange;
+use crate::exchange::delivery::Route;
+use crate::identity::{ConnectionId, GroupId, SessionId, ShardId, Ticket};
+use crate::session::Session;
+use crate::session::authenticate::{self, Methods};
+use crate::session::output::{Counters, FrameCache, JournalSink, Outputs};
+use crate::session::quota::QueueLimits;
+use crate::session::send_buffer::{BufferPool, SendBuffer};
+use crate::settings::Settings;
+pub use close::Cause;
+pub use mail::{Mail, PostOffice};
+use ownership::Waiting;
+use publish::RouteCache;
+pub use recovery::restore_groups_and_retained;
+use slots::Slots;
+use timers::{Timer, Timers};
+
+/// What the shards of one broker share, and what each is told.
+#[derive(Clone)]
+pub struct Shared {
+    pub settings: Arc<Settings>,
+    pub exchange: Arc<Exchange>,
+    pub post: Arc<PostOffice>,
+    pub methods: Methods,
+    /// `None`: nothing survives this process.
+    pub journal: Option<Arc<dyn Journal>>,
+    pub hash_seed: u64,
+}
+
+/// One worker's share of the broker.
+pub struct Shard {
+    id: ShardId,
+    shared: Shared,
+    limits: Limits,
+    pre_auth_limits: Limits,
+    connections: Slots<Connection>,
+    sessions: Slots<Session>,
+    by_client_id: HashMap<Arc<str>, SessionId, FixedState>,
+    session_timers: HashMap<SessionId, u64, FixedState>,
+    routes: RouteCache,
+    timers: Timers,
+    sweep_armed: Option<u64>,
+    sinks: Sinks,
+    /// What leaves when a ticket is durable, in ticket order.
+    waiting: VecDeque<(Ticket, Waiting)>,
+    tickets: VecDeque<(Ticket, Lsn)>,
+    epoch: u16,
+    outgoing: Vec<Mail>,
+    incoming: Mail,
+    wakes: Vec<ShardId>,
+    receive_bytes: u64,
+    draining: bool,
+    assigned_ids: u64,
+    /// A PUBLISH to this topic panics: a test's way to see that only its connection ends (D18).
+    panic_topic: Option<Box<str>>,
+}
+
+/// What a session may push into, lent for one call at a time.
+struct Sinks {
+    queue_limits: QueueLimits,
+    frames: FrameCache,
+    journal: JournalSink,
+    counters: Counters,
+    finished: Vec<(SessionId, GroupId)>,
+    dirty: Vec<ConnectionId>,
+    pool: BufferPool,
+    /// Where an offline session's output goes; stays empty.
+    nowhere: SendBuffer,
+}
+
+/// A Network Connection, from the shard's side.
+pub struct Connection {
+    id: ConnectionId,
+    /// Address and port, for the log.
+    pub peer: Box<str>,
+    phase: Phase,
+    version: ProtocolVersion,
+    send: SendBuffer,
+    /// The beginning of a packet whose rest has not come.
+    partial: Vec<u8>,
+    last_received: u64,
+    timer: Option<u64>,
+    last_route: Option<Rc<Route>>,
+    is_dirty: bool,
+    /// PUBLISH packets that wait for PUBRELs (D22), in order.
+    waiting_publishes: VecDeque<Box<[u8]>>,
+    waiting_bytes: usize,
+}
+
+/// How far a connection has come.
+enum Phase {
+    /// CONNECT is awaited.
+    Greeting,
+    /// The server asked for more Authentication Data.
+    Authenticating {
+        connect: Box<Connect>,
+        exchange: authenticate::Exchange,
+    },
+    Serving {
+        session: SessionId,
+    },
+    /// The last bytes are on their way; nothing more is read.
+    Closing,
+}
+
+/// What the driver does after `receive`.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Received {
+    Continue,
+    /// The client's session lives on another shard: hand over the socket with these unread bytes. The connection is gone
+    /// from this shard.
+    Move {
+        home: ShardId,
+        unread: Vec<u8>,
+    },
+}
+
+impl Shard {
+    pub fn new(id: ShardId, shared: Shared) -> Self {
+        let settings = &shared.settings;
+        let limits = Limits {
+            packet_size_max: settings.max_packet_size,
+            user_properties_max: settings.user_properties_max,
+            topic_levels_max: settings.topic_levels_max,
+            topic_filters_max: settings.topic_filters_max,
+        };
+        let pre_auth_limits = Limits {
+            packet_size_max: settings
+                .pre_auth_packet_size_max
+                .min(settings.max_packet_size),
+            ..limits
+        };
+        let hasher = FixedState::with_seed(shared.hash_seed);
+        let journal = JournalSink {
+            enabled: shared.journal.is_some(),
+            ticket: 1,
+            ..JournalSink::default()
+        };
+        let mut shard = Self {
+            id,
+            limits,
+            pre_auth_limits,
+            connections: Slots::default(),
+            sessions: Slots::default(),
+            by_client_id: HashMap::with_hasher(hasher.clone()),
+            session_timers: HashMap::with_hasher(hasher.clone()),
+            routes: RouteCache::new(hasher),
+            timers: Timers::default(),
+            sweep_armed: None,
+            sinks: Sinks {
+                queue_limits: QueueLimits::from(&**settings),
+                frames: FrameCache::default(),
+                journal,
+                counters: Counters::default(),
+                finished: Vec::new(),
+                dirty: Vec::new(),
+                pool: BufferPool::default(),
+                nowhere: SendBuffer::default(),
+            },
+            waiting: VecDeque::new(),
+            tickets: VecDeque::new(),
+            epoch: 0,
+            outgoing: (0..shared.post.shards()).map(|_| Mail::default()).collect(),
+            incoming: Mail::default(),
+            wakes: Vec::new(),
+            receive_bytes: 0,
+            draining: false,
+            assigned_ids: 0,
+            panic_topic: None,
+            shared,
+        };
+        shard.note_epoch();
+        shard
+    }
+
+    /// See `panic_topic`. For tests only.
+    pub fn panic_on_publish_to(&mut self, topic: Option<Box<str>>) {
+        self.panic_topic = topic;
+    }
+
+    /// A connection that nothing is known of but its peer.
+    pub fn open(&mut self, now: Now, peer: &str) -> ConnectionId {
+        let deadline =
+            now.monotonic + u64::from(self.shared.settings.connect_timeout_seconds) * 1000;
+        let (slot, generation) = self.connections.insert(|slot, generation| Connection {
+            id: ConnectionId { slot, generation },
+            peer: peer.into(),
+            phase: Phase::Greeting,
+            version: ProtocolVersion::V3_1_1,
+            send: SendBuffer::default(),
+            partial: Vec::new(),
+            last_received: now.monotonic,
+            timer: None,
+            last_route: None,
+            is_dirty: false,
+            waiting_publishes: VecDeque::new(),
+            waiting_bytes: 0,
+        });
+        self.sinks.counters.connections_opened += 1;
+        let id = ConnectionId { slot, generation };
+        self.arm_connection(id, Some(deadline));
+        id
+    }
+
+    /// Bytes of a connection, cut anywhere.
+    pub fn receive(&mut self, now: Now, id: ConnectionId, bytes: &[u8]) -> Received {
+        let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
+            return Received::Continue;
+        };
+        connection.last_received = now.monotonic;
+        let mut rest = bytes;
+        if !connection.partial.is_empty() {
+            match self.complete_partial(now, id, &mut rest) {
+                Some(Received::Continue) => {}
+                Some(moved) => return moved,
+                None => return Received::Continue,
+            }
+        }
+        loop {
+            let Some(connection) = self.connections.get(id.slot, id.generation) else {
+                return Received::Continue;
+            };
+            if connection.is_closing() {
+                return Received::Continue;
+            }
+            if let Some(cause) = refuse_first_byte(connection, rest) {
+                self.close(now, id, cause);
+                return Received::Continue;
+            }
+            let limits = if connection.is_served() {
+                &self.limits
+            } else {
+                &self.pre_auth_limits
+            };
+            match cut(rest, limits) {
+                Ok(Some((_, length))) => {
+                    let (packet, after) = rest.split_at(length);
+                    if let Some(home) = self.handle_packet(now, id, packet) {
+                        return self.move_away(id, home, rest);
+                    }
+                    rest = after;
+                }
+                Ok(None) => {
+                    self.keep_partial(now, id, rest);
+                    return Received::Continue;
+                }
+                Err(error) => {
+                    self.close(now, id, Cause::Violation(error.into()));
+                    return Received::Continue;
+                }
+            }
+        }
+    }
+
+    /// The peer closed, or the socket failed.
+    pub fn closed(&mut self, now: Now, id: ConnectionId) {
+        self.close(now, id, Cause::PeerGone);
+        self.released(id);
+    }
+
+    /// The socket of a closing connection is closed.
+    pub fn released(&mut self, id: ConnectionId) {
+        self.arm_connection(id, None);
+        if let Some(mut connection) = self.connections.remove(id.slot, id.generation) {
+            self.receive_bytes -= connection.partial.len() as u64;
+            self.sinks.counters.connections_closed += 1;
+            let unsent = connection.send.len();
+            connection.send.advance(unsent, &mut self.sinks.pool);
+        }
+    }
+
+    /// Ends the turn: hands the batch to the journal and the mail to the other shards, and releases what has become
+    /// durable. Call until it gives false where the journal is durable at once.
+    pub fn end_turn(&mut self, now: Now) {
+        self.give_groups_their_turn(now);
+        self.append_batch();
+        self.release_durable(now);
+        for to in 0..self.outgoing.len() {
+            let mail = &mut self.outgoing[to];
+            let to = ShardId::try_from(to).unwrap_or(ShardId::MAX);
+            if !mail.is_empty() && self.shared.post.post(self.id, to, mail) {
+                self.wakes.push(to);
+            }
+        }
+    }
+
+    /// Whether there is something for `end_turn` to do or for the driver to write.
+    pub fn has_turn_to_end(&self) -> bool {
+        !self.sinks.dirty.is_empty()
+            || !self.sinks.journal.batch.is_empty()
+            || !self.sinks.finished.is_empty()
+            || self.outgoing.iter().any(|mail| !mail.is_empty())
+    }
+
+    /// Something waits for the journal.
+    pub fn awaits_journal(&self) -> bool {
+        !self.tickets.is_empty()
+    }
+
+    /// Connections with bytes to write or to close; each is named once. `into` is emptied first.
+    pub fn take_dirty(&mut self, into: &mut Vec<ConnectionId>) {
+        into.clear();
+        std::mem::swap(into, &mut self.sinks.dirty);
+        for id in into.iter() {
+            if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
+                connection.is_dirty = false;
+            }
+        }
+    }
+
+    /// Shards with new mail.
+    pub fn take_wakes(&mut self) -> Vec<ShardId> {
+        std::mem::take(&mut self.wakes)
+    }
+
+    /// The bytes to write for a connection, and where its empty buffers go.
+    pub fn output(&mut self, id: ConnectionId) -> Option<(&mut SendBuffer, &mut BufferPool)> {
+        let connection = self.connections.get_mut(id.slot, id.generation)?;
+        Some((&mut connection.send, &mut self.sinks.pool))
+    }
+
+    /// The driver wrote some bytes: a session with a queue may have room for more.
+    pub fn wrote(&mut self, now: Now, id: ConnectionId) {
+        let Some(connection) = self.connections.get(id.slot, id.generation) else {
+            return;
+        };
+        let Phase::Serving { session } = connection.phase else {
+            return;
+        };
+        let waits = self
+            .sessions
+            .get(session.slot, session.generation)
+            .is_some_and(|session| !session.queue.is_empty() || !session.inflight.is_empty());
+        if waits {
+            self.pump(now, session);
+        }
+    }
+
+    /// The connection is done: once its bytes are written the socket is to be closed.
+    pub fn is_closing(&self, id: ConnectionId) -> bool {
+        self.connections
+            .get(id.slot, id.generation)
+            .is_none_or(Connection::is_closing)
+    }
+
+    pub fn exists(&self, id: ConnectionId) -> bool {
+        self.connections.get(id.slot, id.generation).is_some()
+    }
+
+    /// Whether the driver may read from this connection now. False while another shard is too far behind (its mail is
+    /// full) and while the client's own PUBLISH packets wait for PUBRELs above their bound.
+    pub fn may_read(&self, id: ConnectionId) -> bool {
+        let Some(connection) = self.connections.get(id.slot, id.generation) else {
+            return false;
+        };
+        connection.waiting_bytes < WAITING_BYTES_MAX && !self.is_congested()
+    }
+
+    /// Some other shard does not keep up with the mail of this one.
+    pub fn is_congested(&self) -> bool {
+        let shards = ShardId::try_from(self.outgoing.len()).unwrap_or(ShardId::MAX);
+        shards > 1 && (0..shards).any(|to| self.shared.post.is_congested(self.id, to))
+    }
+
+    /// Takes the mail of every other shard.
+    pub fn collect_mail(&mut self, now: Now) {
+        for from in 0..ShardId::try_from(self.outgoing.len()).unwrap_or(ShardId::MAX) {
+            self.collect_mail_from(now, from);
+        }
+    }
+
+    /// Takes the mail of one shard.
+    pub fn collect_mail_from(&mut self, now: Now, from: ShardId) {
+        let mut mail = std::mem::take(&mut self.incoming);
+        self.shared.post.collect(from, self.id, &mut mail);
+        self.deliver_mail(now, &mail);
+        mail.clear();
+        self.incoming = mail;
+    }
+
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.timers.next()
+    }
+
+    /// Serves every deadline that has passed.
+    pub fn tick(&mut self, now: Now) {
+        while let Some(timer) = self.timers.pop(now.monotonic) {
+            match timer {
+                Timer::Connection(id) => self.connection_due(now, id),
+                Timer::Session(id) => self.session_due(now, id),
+                Timer::Sweep => self.sweep(now),
+            }
+        }
+    }
+
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.sinks.counters
+    }
+
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// A look at the sessions, for tests and numbers.
+    pub fn each_session(&self, mut look: impl FnMut(&Session)) {
+        self.sessions.iter().for_each(|session| look(session));
+    }
+
+    /// A panic while this connection was served: it ends, nothing else does (D18).
+    pub fn panicked(&mut self, now: Now, id: ConnectionId) {
+        self.sinks.counters.panics += 1;
+        self.close(now, id, Cause::Panic);
+    }
+
+    /// Stops serving: 5.0 clients hear 0x8B, wills are published, sessions stay (D10).
+    pub fn shut_down(&mut self, now: Now) {
+        self.draining = true;
+        let ids: Vec<ConnectionId> = self
+            .connections
+            .iter()
+            .map(|connection| connection.id)
+            .collect();
+        for id in ids {
+            self.close(now, id, Cause::ShutDown);
+        }
+    }
+
+    fn complete_partial(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        rest: &mut &[u8],
+    ) -> Option<Received> {
+        let connection = self.connections.get_mut(id.slot, id.generation)?;
+        let limits = if connection.is_served() {
+            &self.limits
+        } else {
+            &self.pre_auth_limits
+        };
+        loop {
+            // Never more than what is missing, so that what comes behind the packet is not copied. The header comes first:
+            // while its length is unknown one byte at a time is missing.
+            let known = cut(&connection.partial, limits);
+            let missing = match &known {
+                Ok(Some(_)) => 0,
+                Ok(None) => match nightjar_codec::FixedHeader::read(&connection.partial) {
+                    Ok(Some(header)) => header.packet_length() - connection.partial.len(),
+                    _ => 1,
+                },
+                Err(_) => 0,
+            };
+            if missing == 0 {
+                let partial = std::mem::take(&mut connection.partial);
+                self.receive_bytes -= partial.len() as u64;
+                match known {
+                    Err(error) => {
+                        self.close(now, id, Cause::Violation(error.into()));
+                        return None;
+                    }
+                    Ok(_) => {
+                        if let Some(home) = self.handle_packet(now, id, &partial) {
+                            let mut unread = partial;
+                            unread.extend_from_slice(rest);
+                            return Some(self.move_away(id, home, &unread));
+                        }
+                    }
+                }
+                self.sinks.pool.give(partial);
+                return Some(Received::Continue);
+            }
+            if rest.is_empty() {
+                return None;
+            }
+            let (taken, after) = rest.split_at(missing.min(rest.len()));
+            connection.partial.extend_from_slice(taken);
+            self.receive_bytes += taken.len() as u64;
+            *rest = after;
+            if taken.len() < missing {
+                self.bound_partials(now);
+                return None;
+            }
+        }
+    }
+
+    fn keep_partial(&mut self, now: Now, id: ConnectionId, rest: &[u8]) {
+        if rest.is_empty() {
+            return;
+        }
+        let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
+            return;
+        };
+        if connection.partial.capacity() == 0 {
+            connection.partial = self.sinks.pool.take();
+        }
+        connection.partial.extend_from_slice(rest);
+        self.receive_bytes += rest.len() as u64;
+        self.bound_partials(now);
+    }
+
+    /// Partial packets are bounded in total: the largest is closed first (D19).
+    fn bound_partials(&mut self, now: Now) {
+        let shards = self.outgoing.len().max(1) as u64;
+        while self.receive_bytes > self.shared.settings.receive_bytes_max / shards {
+            let largest = self
+                .connections
+                .iter()
+                .max_by_key(|connection| connection.partial.len());
+            let Some(id) = largest
+                .filter(|connection| !connection.partial.is_empty())
+                .map(|largest| largest.id)
+            else {
+                return;
+            };
+            self.close(
+                now,
+                id,
+                Cause::Server(nightjar_codec::ReasonCode::QuotaExceeded),
+            );
+        }
+    }
+
+    fn move_away(&mut self, id: ConnectionId, home: ShardId, unread: &[u8]) -> Received {
+        self.released(id);
+        Received::Move {
+            home,
+            unread: unread.to_vec(),
+        }
+    }
+
+    fn arm_connection(&mut self, id: ConnectionId, deadline: Option<u64>) {
+        if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
+            self.timers
+                .set(&mut connection.timer, deadline, Timer::Connection(id));
+        }
+    }
+
+    /// The one deadline of a session: its delayed will or its end, whichever comes first.
+    fn arm_session(&mut self, id: SessionId) {
+        let deadline = self
+            .sessions
+            .get(id.slot, id.generation)
+            .and_then(|session| {
+                session
+                    .will_fires_at
+                    .into_iter()
+                    .chain(session.expires_at)
+                    .min()
+            });
+        let mut armed = self.session_timers.remove(&id);
+        self.timers.set(&mut armed, deadline, Timer::Session(id));
+        if let Some(armed) = armed {
+            self.session_timers.insert(id, armed);
+        }
+    }
+}
+
+impl Connection {
+    fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closing)
+    }
+
+    fn is_served(&self) -> bool {
+        matches!(self.phase, Phase::Serving { .. })
+    }
+
+    #[inline]
+    fn mark_dirty(&mut self, dirty: &mut Vec<ConnectionId>) {
+        if !self.is_dirty {
+            self.is_dirty = true;
+            dirty.push(self.id);
+        }
+    }
+}
+
+impl Sinks {
+    /// Lends everything for one call of a session whose connection's buffer is `send`.
+    fn outputs<'a>(
+        &'a mut self,
+        now: Now,
+        shared: &'a Shared,
+        send: &'a mut SendBuffer,
+    ) -> Outputs<'a> {
+        send.borrow_from(&mut self.pool);
+        Outputs {
+            now: now.monotonic,
+            settings: &shared.settings,
+            queue_limits: self.queue_limits,
+            totals: &shared.exchange.totals,
+            send,
+            frames: &mut self.frames,
+            journal: &mut self.journal,
+            counters: &mut self.counters,
+            finished: &mut self.finished,
+        }
+    }
+
+    /// The same for a session without a connection.
+    fn outputs_nowhere<'a>(&'a mut self, now: Now, shared: &'a Shared) -> Outputs<'a> {
+        Outputs {
+            now: now.monotonic,
+            settings: &shared.settings,
+            queue_limits: self.queue_limits,
+            totals: &shared.exchange.totals,
+            send: &mut self.nowhere,
+            frames: &mut self.frames,
+            journal: &mut self.journal,
+            counters: &mut self.counters,
+            finished: &mut self.finished,
+        }
+    }
+}
+
+/// [MQTT-3.1.0-1]: known from the first byte, so nothing else is waited for.
+fn refuse_first_byte(connection: &Connection, bytes: &[u8]) -> Option<Cause> {
+    let first = *bytes.first()?;
+    let greeting = matches!(connection.phase, Phase::Greeting);
+    (greeting && first >> 4 != 1).then_some(Cause::NotConnect)
+}
+
+/// Bytes of PUBLISH packets that may wait for PUBRELs before the connection is no longer read.
+const WAITING_BYTES_MAX: usize = 64 * 1024;

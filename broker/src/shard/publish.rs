@@ -1,0 +1,775 @@
+//! From a PUBLISH to its receivers: the one door every Application Message goes through.
+//!
+//! `handle_publish` is the client's way in, `publish` everybody's. Order: resolve, validate, authorize (the session), then
+//! own (retained, owners, one batch), then deliver, then acknowledge. QoS 2 turns the last two round: PUBREC first, and
+//! where somebody durable is concerned both wait for the batch (D2).
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use nightjar_codec::packet::PublishRef;
+use nightjar_codec::{QoS, ReasonCode};
+use nightjar_storage::{Operation, Owner, OwnerEntry};
+use smallvec::SmallVec;
+
+use super::mail::{Letter, Mail, Owned, OwnedDelivery};
+use super::ownership::{HeldPublish, Waiting};
+use super::{Cause, Shard};
+use crate::clock::Now;
+use crate::exchange::delivery::{Delivery, Route};
+use crate::exchange::shared::{Assignment, Offer};
+use crate::identity::{ConnectionId, Origin, SessionId, Ticket};
+use crate::message::{MessageRef, stored_cost};
+use crate::session::Session;
+use crate::session::deliver::Grant;
+use crate::session::output::Outputs;
+use crate::session::publish::{Inbound, Receipt, ResolvedTopic};
+
+/// What became of a publish.
+pub(super) struct Accepted {
+    pub(super) reason_code: ReasonCode,
+    /// The batch that makes it true; `None`: it is true already.
+    pub(super) ticket: Option<Ticket>,
+}
+
+impl Shard {
+    /// PUBLISH from a client.
+    pub(super) fn handle_publish(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        session: SessionId,
+        packet: &[u8],
+    ) -> Result<(), Cause> {
+        let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
+            return Ok(());
+        };
+        if !connection.waiting_publishes.is_empty() {
+            // Behind one that waits: order is kept (D22).
+            self.put_aside(id, packet);
+            return Ok(());
+        }
+        self.accept_publish(now, id, session, packet)
+    }
+
+    fn accept_publish(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        session_id: SessionId,
+        packet: &[u8],
+    ) -> Result<(), Cause> {
+        let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
+            return Ok(());
+        };
+        let Some(session) = self
+            .sessions
+            .get_mut(session_id.slot, session_id.generation)
+        else {
+            return Ok(());
+        };
+        let last_route = connection.last_route.take();
+        let known_topic = last_route.as_ref().map_or("", |route| &route.topic);
+        let publish = PublishRef::decode(packet, session.version, &self.limits, known_topic)
+            .map_err(|error| Cause::Violation(error.into()))?;
+        let mut out = self.sinks.outputs(now, &self.shared, &mut connection.send);
+        let inbound = session
+            .handle_publish(&publish, &mut out)
+            .map_err(Cause::Violation)?;
+        let (topic, receipt) = match inbound {
+            Inbound::Publish { topic, receipt } => (topic, receipt),
+            Inbound::Answered | Inbound::Refused => {
+                connection.mark_dirty(&mut self.sinks.dirty);
+                self.note_waiting_acknowledgements(id);
+                return Ok(());
+            }
+            Inbound::Wait => {
+                let since = session
+                    .link
+                    .as_mut()
+                    .map(|link| link.unreleased_full_since.get_or_insert(now.monotonic));
+                let due = since
+                    .map(|since| *since + u64::from(self.shared.settings.qos2_wait_seconds) * 1000);
+                self.put_aside(id, packet);
+                self.arm_connection_earlier(id, due);
+                return Ok(());
+            }
+        };
+        let topic = match &topic {
+            ResolvedTopic::InPacket => publish.topic,
+            ResolvedTopic::Aliased(topic) => topic,
+        };
+        panic_if_planted(self.panic_topic.as_deref(), topic);
+        let mut copied;
+        let properties = match publish.properties.forwardable() {
+            Some(properties) => properties,
+            None => {
+                copied = Vec::new();
+                publish.properties.write_forwardable(&mut copied);
+                &copied
+            }
+        };
+        let client_id = Arc::clone(&session.client_id);
+        let mut message = MessageRef::new(topic, publish.payload, properties, publish.qos);
+        message.retain = publish.retain;
+        message.publisher = Some(session_id);
+        message.publisher_client_id = Some(&client_id);
+        message.expires_at = publish
+            .properties
+            .message_expiry_interval
+            .map(|seconds| now.monotonic + u64::from(seconds) * 1000);
+        let route = match last_route {
+            Some(route) if *route.topic == *topic && route.is_current(&self.shared.exchange) => {
+                route
+            }
+            _ => self.route(topic),
+        };
+        let accepted = self.publish_along(now, &mut message, &route, receipt);
+        if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
+            connection.last_route = Some(route);
+        }
+        if receipt != Receipt::None {
+            self.acknowledge(now, id, session_id, receipt, accepted);
+        }
+        Ok(())
+    }
+
+    /// The one door. `publish` for whoever has no route at hand: wills, and guests without a socket.
+    pub(super) fn publish(
+        &mut self,
+        now: Now,
+        message: &mut MessageRef<'_>,
+        receipt: Option<Receipt>,
+    ) {
+        let route = self.route(message.topic);
+        self.publish_along(now, message, &route, receipt.unwrap_or(Receipt::None));
+    }
+
+    /// Owns the message as far as somebody durable wants it, and delivers it.
+    fn publish_along(
+        &mut self,
+        now: Now,
+        message: &mut MessageRef<'_>,
+        route: &Rc<Route>,
+        receipt: Receipt,
+    ) -> Accepted {
+        if message.retain && message.qos > QoS::AtMostOnce && !self.retained_would_fit(message) {
+            self.sinks.counters.retained_refused += 1;
+            return Accepted {
+                reason_code: ReasonCode::QuotaExceeded,
+                ticket: None,
+            };
+        }
+        let mut skipped: SmallVec<[SessionId; 4]> = SmallVec::new();
+        let mut owners = 0;
+        if message.qos > QoS::AtMostOnce {
+            owners = self.reserve(message, route, &mut skipped);
+            let refused = owners > 0
+                && skipped.len() == owners
+                && self.sinks.queue_limits.policy == crate::settings::QueuePolicy::Refuse
+                && route.groups.is_empty();
+            if refused {
+                return Accepted {
+                    reason_code: ReasonCode::QuotaExceeded,
+                    ticket: None,
+                }; // D1
+            }
+        }
+        let durable = self.sinks.journal.enabled
+            && message.qos > QoS::AtMostOnce
+            && (owners > skipped.len()
+                || message.retain
+                || route.groups.iter().any(|group| group.is_resumable()));
+        if durable {
+            message.message_id = self.shared.exchange.next_message_id();
+        }
+        if message.retain {
+            self.retain(message);
+        }
+        let offers = self.offer_to_groups(message, route);
+        let ticket = if durable {
+            self.own(message, route, &skipped)
+        } else {
+            None
+        };
+        // D2: what somebody durable owns of QoS 2 is delivered when it is durable. PUBREC waits for the same batch.
+        if message.qos == QoS::ExactlyOnce
+            && let Some(ticket) = ticket
+        {
+            let held = HeldPublish {
+                route: Rc::clone(route),
+                message: Arc::clone(message.stored()),
+                sequence: message.sequence,
+                publisher: message.publisher,
+                skipped,
+                offers,
+            };
+            self.wait_for(ticket, Waiting::Deliver(Box::new(held)));
+        } else if message.qos == QoS::ExactlyOnce && receipt != Receipt::None {
+            // PUBREC is written first, so the delivery is the turn's next step, after `acknowledge`.
+            self.deliver_after_pubrec(now, message, route, skipped, offers, receipt);
+        } else {
+            self.deliver(now, message, route, &skipped);
+            self.carry_out(now, offers);
+        }
+        // [MQTT-3.4.2-1]: 5.0 publishers of QoS 1 hear that nobody subscribes.
+        let reason_code = if route.is_empty() && message.qos == QoS::AtLeastOnce {
+            ReasonCode::NoMatchingSubscribers
+        } else {
+            ReasonCode::Success
+        };
+        Accepted {
+            reason_code,
+            ticket,
+        }
+    }
+
+    fn acknowledge(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        session: SessionId,
+        receipt: Receipt,
+        accepted: Accepted,
+    ) {
+        let (Some(connection), Some(session)) = (
+            self.connections.get_mut(id.slot, id.generation),
+            self.sessions.get_mut(session.slot, session.generation),
+        ) else {
+            return;
+        };
+        if session.link.is_none() {
+            return;
+        }
+        let version_5 = session.version.is_v5();
+        if accepted.reason_code.is_error() && !version_5 {
+            // D1: no acknowledgement, and after a moment no connection: the client will send it again.
+            self.arm_refusal(now, id);
+            return;
+        }
+        let written = matches!(receipt, Receipt::Pubrec(_))
+            && accepted.ticket.is_none()
+            && !accepted.reason_code.is_error();
+        if written {
+            return; // `deliver_after_pubrec` has.
+        }
+        let mut out = self.sinks.outputs(now, &self.shared, &mut connection.send);
+        session.handle_accepted(receipt, accepted.reason_code, accepted.ticket, &mut out);
+        connection.mark_dirty(&mut self.sinks.dirty);
+        self.note_waiting_acknowledgements(id);
+    }
+
+    /// PUBREC goes out before what it acknowledges is delivered, which may be to the publisher itself.
+    fn deliver_after_pubrec(
+        &mut self,
+        now: Now,
+        message: &MessageRef<'_>,
+        route: &Rc<Route>,
+        skipped: SmallVec<[SessionId; 4]>,
+        offers: Vec<Assignment>,
+        receipt: Receipt,
+    ) {
+        if let Some(publisher) = message.publisher
+            && let Some(session) = self.sessions.get_mut(publisher.slot, publisher.generation)
+            && let Some(link) = &session.link
+        {
+            let id = link.connection;
+            if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
+                let mut out = self.sinks.outputs(now, &self.shared, &mut connection.send);
+                session.handle_accepted(receipt, ReasonCode::Success, None, &mut out);
+                connection.mark_dirty(&mut self.sinks.dirty);
+            }
+            self.note_waiting_acknowledgements(id);
+        }
+        self.deliver(now, message, route, &skipped);
+        self.carry_out(now, offers);
+    }
+
+    /// Who gets the topic, from the cache where that still holds.
+    fn route(&mut self, topic: &str) -> Rc<Route> {
+        self.routes.get(topic, &self.shared.exchange, self.id)
+    }
+
+    fn retained_would_fit(&self, message: &MessageRef<'_>) -> bool {
+        message.payload.is_empty()
+            || self
+                .shared
+                .exchange
+                .retained
+                .would_fit(message.topic, message.cost())
+    }
+
+    /// [MQTT-3.3.1-5] to [MQTT-3.3.1-7]. The sequence orders it against SUBSCRIBEs (D17).
+    fn retain(&mut self, message: &mut MessageRef<'_>) {
+        let retained = &self.shared.exchange.retained;
+        if message.payload.is_empty() {
+            let (sequence, removed) = retained.remove(message.topic);
+            message.sequence = sequence;
+            if removed.is_some() {
+                self.sinks.journal.push(Operation::DeleteRetained {
+                    topic: message.topic.into(),
+                });
+            }
+            return;
+        }
+        let stored = Arc::clone(message.stored());
+        match retained.store(
+            message.topic,
+            Arc::clone(&stored),
+            stored_cost(&stored),
+            message.expires_at,
+        ) {
+            Ok(sequence) => {
+                message.sequence = sequence;
+                self.sinks
+                    .journal
+                    .push(Operation::PutRetained { message: stored });
+            }
+            Err(_) => self.sinks.counters.retained_refused += 1,
+        }
+    }
+
+    /// Takes room in the budget of every session that is to own the message. Gives how many there are; those without
+    /// room are in `skipped`.
+    fn reserve(
+        &self,
+        message: &MessageRef<'_>,
+        route: &Route,
+        skipped: &mut SmallVec<[SessionId; 4]>,
+    ) -> usize {
+        let cost = message.cost();
+        let totals = &self.shared.exchange.totals;
+        let mut owners = 0;
+        for delivery in owning(message, route) {
+            owners += 1;
+            if !delivery
+                .receiver
+                .budget
+                .reserve(cost, totals, &self.sinks.queue_limits)
+            {
+                skipped.push(delivery.session);
+            }
+        }
+        owners
+    }
+
+    /// One operation for the message and all its owners.
+    fn own(
+        &mut self,
+        message: &MessageRef<'_>,
+        route: &Route,
+        skipped: &[SessionId],
+    ) -> Option<Ticket> {
+        let mut owners: Vec<OwnerEntry> = owning(message, route)
+            .filter(|delivery| !skipped.contains(&delivery.session))
+            .filter_map(|delivery| {
+                let terms = delivery.terms_for(message.publisher)?;
+                Some(OwnerEntry {
+                    owner: Owner::Session((&*delivery.receiver.client_id).into()),
+                    qos: message.qos.min(terms.qos),
+                    retain: message.retain && terms.retain_as_published,
+                    subscription_identifiers: terms.subscription_identifiers.to_vec(),
+                })
+            })
+            .collect();
+        owners.extend(
+            route
+                .groups
+                .iter()
+                .filter(|group| group.is_resumable())
+                .map(|group| group.owner_entry(message.qos)),
+        );
+        if owners.is_empty() {
+            // Only the retained store owns it; that operation is in the batch.
+            return Some(self.sinks.journal.ticket);
+        }
+        self.sinks.journal.push(Operation::Enqueue {
+            message: Arc::clone(message.stored()),
+            owners,
+        })
+    }
+
+    fn offer_to_groups(&mut self, message: &MessageRef<'_>, route: &Route) -> Vec<Assignment> {
+        let mut given = Vec::new();
+        for group in &route.groups {
+            match group.offer(
+                message,
+                &self.shared.exchange.totals,
+                &self.sinks.queue_limits,
+            ) {
+                Offer::Assigned(assignment) => given.push(assignment),
+                Offer::Queued => {}
+                Offer::Dropped if message.qos == QoS::AtMostOnce => {
+                    self.sinks.counters.dropped_offline += 1
+                }
+                Offer::Dropped => self.sinks.counters.dropped_queue_full += 1,
+            }
+        }
+        given
+    }
+
+    /// Delivers to the sessions of this shard, and puts the rest in the mail.
+    pub(super) fn deliver(
+        &mut self,
+        now: Now,
+        message: &MessageRef<'_>,
+        route: &Route,
+        skipped: &[SessionId],
+    ) {
+        self.sinks.frames.begin(route.local.len());
+        for delivery in &route.local {
+            if !skipped.is_empty() && skipped.contains(&delivery.session) {
+                continue;
+            }
+            let Some(terms) = delivery.terms_for(message.publisher) else {
+                continue;
+            };
+            let owned = message.qos > QoS::AtMostOnce
+                && terms.qos > QoS::AtMostOnce
+                && delivery.receiver.is_resumable();
+            let grant = Grant {
+                qos: terms.qos,
+                retain: message.retain && terms.retain_as_published,
+                subscription_identifiers: &terms.subscription_identifiers,
+                origin: Origin::Direct,
+                reserved: if owned { message.cost() } else { 0 },
+            };
+            self.deliver_to(now, message, delivery.session, &grant);
+        }
+        for shard in &route.remote_shards {
+            let owners: Vec<OwnedDelivery> = route
+                .remote
+                .iter()
+                .filter(|delivery| delivery.session.shard == *shard && is_owner(message, delivery))
+                .filter(|delivery| !skipped.contains(&delivery.session))
+                .filter_map(|delivery| owned_delivery(message, delivery))
+                .collect();
+            let Some(mail) = self.outgoing.get_mut(usize::from(*shard)) else {
+                continue;
+            };
+            if owners.is_empty() {
+                mail.push_message(message);
+            } else {
+                mail.push_owned(Owned {
+                    message: Arc::clone(message.stored()),
+                    sequence: message.sequence,
+                    publisher: message.publisher,
+                    owners,
+                });
+            }
+        }
+    }
+
+    /// One delivery to one session of this shard.
+    fn deliver_to(&mut self, now: Now, message: &MessageRef<'_>, id: SessionId, grant: &Grant<'_>) {
+        let Some(session) = self.sessions.get_mut(id.slot, id.generation) else {
+            return;
+        };
+        let Some(link) = &session.link else {
+            let mut out = self.sinks.outputs_nowhere(now, &self.shared);
+            session.deliver(message, grant, &mut out);
+            return;
+        };
+        let connection_id = link.connection;
+        let Some(connection) = self
+            .connections
+            .get_mut(connection_id.slot, connection_id.generation)
+        else {
+            return;
+        };
+        let mut out = self.sinks.outputs(now, &self.shared, &mut connection.send);
+        session.deliver(message, grant, &mut out);
+        if !connection.send.is_empty() {
+            connection.mark_dirty(&mut self.sinks.dirty);
+        }
+    }
+
+    /// Carries out what share groups decided: here, or on the member's shard.
+    pub(super) fn carry_out(&mut self, now: Now, given: Vec<Assignment>) {
+        for assignment in given {
+            if assignment.session.shard == self.id {
+                self.deliver_assignment(now, &assignment);
+            } else if let Some(mail) = self.outgoing.get_mut(usize::from(assignment.session.shard))
+            {
+                mail.push_assigned(assignment);
+            }
+        }
+    }
+
+    fn deliver_assignment(&mut self, now: Now, assignment: &Assignment) {
+        let id = assignment.session;
+        let online = self
+            .sessions
+            .get(id.slot, id.generation)
+            .is_some_and(Session::is_online);
+        if !online {
+            // It went while the message was on its way; the group knows already and takes it back.
+            if let Some(group) = self.shared.exchange.group_by_id(assignment.group) {
+                let returned = std::iter::once(Arc::clone(&assignment.message))
+                    .filter(|_| assignment.qos > QoS::AtMostOnce);
+                let given = group.gone(id, false, returned, &self.shared.exchange.totals);
+                self.carry_out(now, given);
+            }
+            return;
+        }
+        let grant = Grant {
+            qos: assignment.qos,
+            retain: assignment.retain,
+            subscription_identifiers: &assignment.subscription_identifiers,
+            origin: Origin::Group(assignment.group),
+            reserved: 0,
+        };
+        self.sinks.frames.begin(1);
+        self.deliver_to(
+            now,
+            &MessageRef::from_stored(&assignment.message),
+            id,
+            &grant,
+        );
+    }
+
+    /// Members that are done with a message of their group get the next.
+    pub(super) fn give_groups_their_turn(&mut self, now: Now) {
+        while let Some((session, group)) = self.sinks.finished.pop() {
+            if let Some(group) = self.shared.exchange.group_by_id(group) {
+                let given = group.finished(session, &self.shared.exchange.totals);
+                self.carry_out(now, given);
+            }
+        }
+    }
+
+    /// What another shard sent.
+    pub(super) fn deliver_mail(&mut self, now: Now, mail: &Mail) {
+        let mut last: Option<Rc<Route>> = None;
+        mail.read(|letter| match letter {
+            Letter::Message(message) => {
+                let route = match last.take() {
+                    Some(route)
+                        if *route.topic == *message.topic
+                            && route.is_current(&self.shared.exchange) =>
+                    {
+                        route
+                    }
+                    _ => self.route(message.topic),
+                };
+                self.deliver_from_mail(now, &message, &route, &[]);
+                last = Some(route);
+            }
+            Letter::Owned(owned) => {
+                let mut message = MessageRef::from_stored(&owned.message);
+                message.sequence = owned.sequence;
+                message.publisher = owned.publisher;
+                let route = self.route(message.topic);
+                self.deliver_from_mail(now, &message, &route, &owned.owners);
+            }
+            Letter::Assigned(assignment) => self.deliver_assignment(now, assignment),
+        });
+    }
+
+    /// Owners were fixed when the message was accepted; sessions that cannot resume are those that match now.
+    fn deliver_from_mail(
+        &mut self,
+        now: Now,
+        message: &MessageRef<'_>,
+        route: &Route,
+        owners: &[OwnedDelivery],
+    ) {
+        self.sinks.frames.begin(route.local.len().max(owners.len()));
+        for delivery in &route.local {
+            let Some(terms) = delivery.terms_for(message.publisher) else {
+                continue;
+            };
+            if is_owner(message, delivery) || delivery.has_seen(message.topic, message.sequence) {
+                continue;
+            }
+            let grant = Grant {
+                qos: terms.qos,
+                retain: message.retain && terms.retain_as_published,
+                subscription_identifiers: &terms.subscription_identifiers,
+                origin: Origin::Direct,
+                reserved: 0,
+            };
+            self.deliver_to(now, message, delivery.session, &grant);
+        }
+        for owner in owners {
+            let seen = route
+                .local
+                .binary_search_by_key(&owner.session, |delivery| delivery.session)
+                .ok()
+                .and_then(|place| route.local.get(place))
+                .is_some_and(|delivery| delivery.has_seen(message.topic, message.sequence));
+            let session = self
+                .sessions
+                .get_mut(owner.session.slot, owner.session.generation);
+            let Some(session) = session else {
+                // The session ended meanwhile, and its place in the totals with it; only the reservation is left.
+                self.release_reservation(owner.reserved);
+                continue;
+            };
+            if seen {
+                let mut out: Outputs<'_> = self.sinks.outputs_nowhere(now, &self.shared);
+                session.forget_reserved(message.message_id, owner.reserved, &mut out);
+                continue;
+            }
+            let grant = Grant {
+                qos: owner.qos,
+                retain: owner.retain,
+                subscription_identifiers: &owner.subscription_identifiers,
+                origin: Origin::Direct,
+                reserved: owner.reserved,
+            };
+            self.deliver_to(now, message, owner.session, &grant);
+        }
+    }
+
+    fn release_reservation(&self, reserved: u64) {
+        self.shared.exchange.totals.release(reserved);
+    }
+
+    fn put_aside(&mut self, id: ConnectionId, packet: &[u8]) {
+        if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
+            connection.waiting_bytes += packet.len();
+            connection.waiting_publishes.push_back(packet.into());
+        }
+    }
+
+    /// A PUBREL made room: the PUBLISH packets that waited come first.
+    pub(super) fn retry_waiting_publishes(&mut self, now: Now, id: ConnectionId) {
+        loop {
+            let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
+                return;
+            };
+            let super::Phase::Serving { session } = connection.phase else {
+                return;
+            };
+            let Some(packet) = connection.waiting_publishes.pop_front() else {
+                return;
+            };
+            connection.waiting_bytes -= packet.len();
+            let before = connection.waiting_publishes.len();
+            let result = self.accept_publish(now, id, session, &packet);
+            if let Err(cause) = result {
+                self.close(now, id, cause);
+                return;
+            }
+            let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
+                return;
+            };
+            if connection.waiting_publishes.len() > before {
+                // Still no room: it went to the back, and belongs in front.
+                connection.waiting_publishes.rotate_right(1);
+                return;
+            }
+        }
+    }
+
+    fn arm_connection_earlier(&mut self, id: ConnectionId, due: Option<u64>) {
+        let Some(connection) = self.connections.get(id.slot, id.generation) else {
+            return;
+        };
+        let due = connection.timer.into_iter().chain(due).min();
+        self.arm_connection(id, due);
+    }
+
+    /// A 3.x publisher whose message was refused: closed after a moment.
+    fn arm_refusal(&mut self, now: Now, id: ConnectionId) {
+        let Some(connection) = self.connections.get(id.slot, id.generation) else {
+            return;
+        };
+        let super::Phase::Serving { session } = connection.phase else {
+            return;
+        };
+        let Some(session) = self.sessions.get_mut(session.slot, session.generation) else {
+            return;
+        };
+        let wait = u64::from(self.shared.settings.qos2_wait_seconds) * 1000;
+        if let Some(link) = session.link.as_mut() {
+            // The same patience as for unreleased messages, cut to `REFUSAL_MILLISECONDS`.
+            let since = now
+                .monotonic
+                .saturating_sub(wait.saturating_sub(REFUSAL_MILLISECONDS));
+            link.unreleased_full_since.get_or_insert(since);
+        }
+        self.arm_connection_earlier(id, Some(now.monotonic + REFUSAL_MILLISECONDS));
+    }
+}
+
+fn panic_if_planted(planted: Option<&str>, topic: &str) {
+    assert!(planted != Some(topic), "a test asked for this panic");
+}
+
+/// Sessions that are to own the message: resumable ones that get it at QoS 1 or 2.
+fn owning<'a>(message: &'a MessageRef<'_>, route: &'a Route) -> impl Iterator<Item = &'a Delivery> {
+    route
+        .local
+        .iter()
+        .chain(&route.remote)
+        .filter(|delivery| is_owner(message, delivery))
+}
+
+fn is_owner(message: &MessageRef<'_>, delivery: &Delivery) -> bool {
+    message.qos > QoS::AtMostOnce
+        && delivery.receiver.is_resumable()
+        && delivery
+            .terms_for(message.publisher)
+            .is_some_and(|terms| terms.qos > QoS::AtMostOnce)
+}
+
+fn owned_delivery(message: &MessageRef<'_>, delivery: &Delivery) -> Option<OwnedDelivery> {
+    let terms = delivery.terms_for(message.publisher)?;
+    Some(OwnedDelivery {
+        session: delivery.session,
+        qos: message.qos.min(terms.qos),
+        retain: message.retain && terms.retain_as_published,
+        subscription_identifiers: terms.subscription_identifiers.iter().copied().collect(),
+        reserved: message.cost(),
+    })
+}
+
+/// Routes by topic, as long as they hold.
+pub(super) struct RouteCache {
+    routes: HashMap<Box<str>, Rc<Route>, FixedState>,
+    /// Deliveries in all cached routes: what the cache really weighs.
+    deliveries: usize,
+}
+
+impl RouteCache {
+    pub(super) fn new(hasher: FixedState) -> Self {
+        Self {
+            routes: HashMap::with_hasher(hasher),
+            deliveries: 0,
+        }
+    }
+
+    fn get(&mut self, topic: &str, exchange: &crate::exchange::Exchange, shard: u16) -> Rc<Route> {
+        if let Some(route) = self.routes.get(topic)
+            && route.is_current(exchange)
+        {
+            return Rc::clone(route);
+        }
+        if self.routes.len() >= ROUTES_MAX || self.deliveries >= DELIVERIES_MAX {
+            self.routes.clear();
+            self.deliveries = 0;
+        }
+        let route = Rc::new(Route::resolve(exchange, topic, shard));
+        self.deliveries += route.local.len() + route.remote.len();
+        self.routes.insert(topic.into(), Rc::clone(&route));
+        route
+    }
+}
+
+/// A message that waits for its batch, on the terms it was accepted on.
+pub(super) fn deliver_held(shard: &mut Shard, now: Now, held: HeldPublish) {
+    let mut message = MessageRef::from_stored(&held.message);
+    message.sequence = held.sequence;
+    message.publisher = held.publisher;
+    shard.deliver(now, &message, &held.route, &held.skipped);
+    shard.carry_out(now, held.offers);
+}
+
+const ROUTES_MAX: usize = 16 * 1024;
+const DELIVERIES_MAX: usize = 1024 * 1024;
+/// How long a 3.x publisher stays connected after a refused publish.
+const REFUSAL_MILLISECONDS: u64 = 5000;

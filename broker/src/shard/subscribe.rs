@@ -1,0 +1,349 @@
+//! SUBSCRIBE and UNSUBSCRIBE: the exchange learns of them, the client gets its answer, then retained messages.
+//!
+//! For a session that can resume, both wait until the change is durable and only then take effect here: nothing a client
+//! was told about is forgotten, and a SUBACK leaves before anything its own subscription causes (D2, D3).
+
+use std::sync::{Arc, OnceLock};
+
+use nightjar_codec::packet::{
+    Suback, SubackProperties, Subscribe, SubscribeFilter, Unsuback, UnsubackProperties, Unsubscribe,
+};
+use nightjar_codec::topic::parse_shared;
+use nightjar_codec::{Packet, QoS, ReasonCode, RetainHandling};
+use nightjar_storage::{Operation, Owner, OwnerEntry, StoredMessage};
+
+use super::ownership::Waiting;
+use super::{Cause, Shard};
+use crate::clock::Now;
+use crate::exchange::delivery::Subscriber;
+use crate::exchange::retained::Snapshot;
+use crate::identity::{ConnectionId, Origin, SessionId};
+use crate::message::stored_cost;
+use crate::session::deliver::Grant;
+use crate::session::subscribe::Subscription;
+
+impl Shard {
+    pub(super) fn handle_subscribe(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        session_id: SessionId,
+        subscribe: &Subscribe,
+    ) -> Result<(), Cause> {
+        let settings = Arc::clone(&self.shared.settings);
+        let Some(session) = self.sessions.get(session_id.slot, session_id.generation) else {
+            return Ok(());
+        };
+        session
+            .check_subscribe(subscribe, &settings)
+            .map_err(Cause::Violation)?;
+        let identifier = subscribe.properties.subscription_identifier;
+        let version_5 = session.version.is_v5();
+        let grants: Vec<Result<Subscription, ReasonCode>> = subscribe
+            .filters
+            .iter()
+            .map(|filter| session.grant(filter, identifier, &settings))
+            .collect();
+        let resumable = session.is_resumable();
+        let client_id: Box<str> = (&*session.client_id).into();
+        let mut ticket = None;
+        if resumable {
+            for (filter, grant) in subscribe.filters.iter().zip(&grants) {
+                if let Ok(subscription) = grant {
+                    ticket = self.sinks.journal.push(Operation::PutSubscription {
+                        client_id: client_id.clone(),
+                        topic_filter: filter.topic_filter.clone(),
+                        subscription: subscription.record(),
+                    });
+                }
+            }
+        }
+        let accepted = AcceptedSubscribe {
+            connection: id,
+            session: session_id,
+            packet_id: subscribe.packet_id,
+            filters: subscribe.filters.iter().cloned().zip(grants).collect(),
+            version_5,
+        };
+        match ticket.filter(|ticket| !self.sinks.journal.is_durable(*ticket)) {
+            Some(ticket) => self.wait_for(ticket, Waiting::Subscribe(Box::new(accepted))),
+            None => self.finish_subscribe(now, accepted),
+        }
+        Ok(())
+    }
+
+    /// The subscriptions exist, SUBACK, retained messages: in this order.
+    pub(super) fn finish_subscribe(&mut self, now: Now, accepted: AcceptedSubscribe) {
+        let session_id = accepted.session;
+        let mut reason_codes = Vec::with_capacity(accepted.filters.len());
+        let mut retained = Vec::new();
+        for (filter, grant) in accepted.filters {
+            let granted = grant.and_then(|subscription| {
+                let reason_code = subscription.granted();
+                let added = self.add_subscription(
+                    now,
+                    session_id,
+                    &filter.topic_filter,
+                    subscription.clone(),
+                )?;
+                Ok((reason_code, subscription, added))
+            });
+            match granted {
+                Ok((reason_code, subscription, added)) => {
+                    reason_codes.push(reason_code);
+                    let wanted = match filter.options.retain_handling {
+                        RetainHandling::Send => true,
+                        RetainHandling::SendIfNew => added.is_new, // [MQTT-3.3.1-10]
+                        RetainHandling::DoNotSend => false,        // [MQTT-3.3.1-11]
+                    };
+                    // Never for shared subscriptions [MQTT-3.8.4-3].
+                    if let Some(seen) = added.seen.filter(|_| wanted) {
+                        retained.push((filter, subscription, seen));
+                    }
+                }
+                Err(reason_code) if accepted.version_5 => reason_codes.push(reason_code),
+                Err(_) => reason_codes.push(ReasonCode::UnspecifiedError), // [v3 MQTT-3.9.3-2]: 0x80
+            }
+        }
+        let suback = Suback {
+            packet_id: accepted.packet_id,
+            reason_codes,
+            properties: SubackProperties::default(),
+        };
+        self.write_packet(accepted.connection, &Packet::Suback(suback));
+        for (filter, subscription, seen) in retained {
+            self.send_retained(now, session_id, &filter.topic_filter, &subscription, &seen);
+        }
+        self.pump(now, session_id);
+    }
+
+    pub(super) fn handle_unsubscribe(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        session_id: SessionId,
+        unsubscribe: &Unsubscribe,
+    ) -> Result<(), Cause> {
+        let Some(session) = self.sessions.get(session_id.slot, session_id.generation) else {
+            return Ok(());
+        };
+        let resumable = session.is_resumable();
+        let client_id: Box<str> = (&*session.client_id).into();
+        let existing: Vec<bool> = unsubscribe
+            .topic_filters
+            .iter()
+            .map(|filter| session.subscriptions.contains_key(filter))
+            .collect();
+        let mut ticket = None;
+        if resumable {
+            for (filter, _) in unsubscribe
+                .topic_filters
+                .iter()
+                .zip(&existing)
+                .filter(|(_, exists)| **exists)
+            {
+                ticket = self.sinks.journal.push(Operation::DeleteSubscription {
+                    client_id: client_id.clone(),
+                    topic_filter: filter.clone(),
+                });
+            }
+        }
+        let reason_codes = unsubscribe
+            .topic_filters
+            .iter()
+            .map(
+                |filter| match self.remove_subscription(now, session_id, filter) {
+                    true => ReasonCode::Success,
+                    false => ReasonCode::NoSubscriptionExisted, // [MQTT-3.10.4-5]: answered all the same
+                },
+            )
+            .collect();
+        let unsuback = Unsuback {
+            packet_id: unsubscribe.packet_id,
+            reason_codes,
+            properties: UnsubackProperties::default(),
+        };
+        match ticket.filter(|ticket| !self.sinks.journal.is_durable(*ticket)) {
+            Some(ticket) => {
+                self.wait_for(
+                    ticket,
+                    Waiting::Packet {
+                        connection: id,
+                        packet: Box::new(Packet::Unsuback(unsuback)),
+                    },
+                );
+            }
+            None => self.write_packet(id, &Packet::Unsuback(unsuback)),
+        }
+        Ok(())
+    }
+
+    /// Puts a subscription in the index and in its session.
+    pub(super) fn add_subscription(
+        &mut self,
+        now: Now,
+        id: SessionId,
+        filter: &str,
+        mut subscription: Subscription,
+    ) -> Result<Added, ReasonCode> {
+        let exchange = Arc::clone(&self.shared.exchange);
+        let Some(session) = self.sessions.get_mut(id.slot, id.generation) else {
+            return Err(ReasonCode::UnspecifiedError);
+        };
+        let is_new = !session.subscriptions.contains_key(filter);
+        if is_new && !exchange.subscription_count.take(1) {
+            return Err(ReasonCode::QuotaExceeded);
+        }
+        let mut given = Vec::new();
+        let mut seen = None;
+        match parse_shared(filter) {
+            Ok(Some((share_name, topic_filter))) => {
+                let group = exchange.group(share_name, topic_filter);
+                subscription.group = Some(group.id);
+                let window = session
+                    .link
+                    .as_ref()
+                    .map(|link| u32::from(link.send_quota()).max(1));
+                given = group.join(
+                    id,
+                    &subscription,
+                    session.is_resumable(),
+                    window,
+                    &exchange.totals,
+                );
+            }
+            _ => {
+                let subscriber = Subscriber::new(&subscription, &session.receiver);
+                seen = Some(Arc::clone(&subscriber.seen));
+                exchange.subscriptions.insert(filter, id, subscriber);
+            }
+        }
+        session.subscriptions.insert(filter.into(), subscription);
+        self.carry_out(now, given);
+        Ok(Added { is_new, seen })
+    }
+
+    /// Takes a subscription out. Deliveries that were begun complete [MQTT-3.10.4-3]. False: there was none.
+    pub(super) fn remove_subscription(&mut self, now: Now, id: SessionId, filter: &str) -> bool {
+        let exchange = Arc::clone(&self.shared.exchange);
+        let Some(session) = self.sessions.get_mut(id.slot, id.generation) else {
+            return false;
+        };
+        let Some(subscription) = session.subscriptions.get(filter).cloned() else {
+            return false;
+        };
+        if let Some(group_id) = subscription.group {
+            self.return_to_groups(now, id, Some(group_id));
+            if let Some(group) = exchange.group_by_id(group_id) {
+                let given = group.gone(id, true, std::iter::empty(), &exchange.totals);
+                self.carry_out(now, given);
+                if exchange.remove_group_if_empty(&group) {
+                    self.sinks.journal.push(Operation::DeleteGroup {
+                        share_name: group.share_name.clone(),
+                        topic_filter: group.topic_filter.clone(),
+                    });
+                }
+            }
+        } else {
+            exchange.subscriptions.remove(filter, id);
+        }
+        if let Some(session) = self.sessions.get_mut(id.slot, id.generation) {
+            session.subscriptions.remove(filter);
+        }
+        exchange.subscription_count.give_back(1);
+        true
+    }
+
+    /// Puts the matching retained messages in the session's queue, behind the SUBACK. What was read is noted with the
+    /// subscription, so that no live copy of it follows (D17).
+    fn send_retained(
+        &mut self,
+        now: Now,
+        id: SessionId,
+        filter: &str,
+        subscription: &Subscription,
+        seen: &OnceLock<Snapshot>,
+    ) {
+        let mut found: Vec<Arc<StoredMessage>> = Vec::new();
+        let exchange = Arc::clone(&self.shared.exchange);
+        let snapshot = exchange
+            .retained
+            .matching(filter, now.monotonic, &mut |_, message| {
+                found.push(Arc::clone(message))
+            });
+        // A new cell came with this SUBSCRIBE, so it is empty.
+        let _ = seen.set(snapshot);
+        let Some(session) = self.sessions.get_mut(id.slot, id.generation) else {
+            return;
+        };
+        let identifiers: Vec<u32> = subscription.subscription_identifier.into_iter().collect();
+        for mut message in found {
+            let qos = message.qos.min(subscription.qos);
+            let mut reserved = 0;
+            if session.is_resumable() && qos > QoS::AtMostOnce {
+                if !session.receiver.budget.reserve(
+                    stored_cost(&message),
+                    &exchange.totals,
+                    &self.sinks.queue_limits,
+                ) {
+                    self.sinks.counters.dropped_queue_full += 1;
+                    continue;
+                }
+                reserved = stored_cost(&message);
+                if self.sinks.journal.enabled {
+                    // Its own copy in the store: the retained one may be replaced before this is acknowledged.
+                    let message_id = exchange.next_message_id();
+                    message = Arc::new(StoredMessage {
+                        message_id,
+                        ..(*message).clone()
+                    });
+                    let owner = OwnerEntry {
+                        owner: Owner::Session((&*session.client_id).into()),
+                        qos,
+                        retain: true,
+                        subscription_identifiers: identifiers.clone(),
+                    };
+                    self.sinks.journal.push(Operation::Enqueue {
+                        message: Arc::clone(&message),
+                        owners: vec![owner],
+                    });
+                }
+            } else if message.message_id != 0 {
+                message = Arc::new(StoredMessage {
+                    message_id: 0,
+                    ..(*message).clone()
+                });
+            }
+            let grant = Grant {
+                qos: subscription.qos,
+                retain: true, // [MQTT-3.3.1-8]
+                subscription_identifiers: &identifiers,
+                origin: Origin::Direct,
+                reserved,
+            };
+            session.enqueue_retained(message, &grant);
+        }
+    }
+}
+
+/// A subscription that was put in the index.
+pub(super) struct Added {
+    is_new: bool,
+    /// Where what its retained messages have shown is noted; `None` for a share group.
+    seen: Option<Arc<OnceLock<Snapshot>>>,
+}
+
+/// A SUBSCRIBE that was judged and waits to take effect.
+impl AcceptedSubscribe {
+    pub(super) fn session(&self) -> SessionId {
+        self.session
+    }
+}
+
+pub(super) struct AcceptedSubscribe {
+    connection: ConnectionId,
+    session: SessionId,
+    packet_id: nightjar_codec::PacketId,
+    filters: Vec<(SubscribeFilter, Result<Subscription, ReasonCode>)>,
+    version_5: bool,
+}
