@@ -209,6 +209,10 @@ pub fn parse_shared(topic_filter: &str) -> Result<Option<(&str, &str)>, TopicErr
 #[must_use]
 pub fn matches(topic_filter: &str, topic_name: &str) -> bool {
     let (filter, topic) = (topic_filter.as_bytes(), topic_name.as_bytes());
+    // Most filters are the name itself.
+    if filter == topic {
+        return true;
+    }
     // [MQTT-4.7.2-1]
     if topic.first() == Some(&b'$') && matches!(filter.first(), Some(b'+' | b'#')) {
         return false;

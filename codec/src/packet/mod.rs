@@ -176,7 +176,7 @@ fn decode_body(
 }
 
 /// Splits a whole packet into its fixed header and its body.
-#[inline]
+#[inline(always)]
 fn open<'a>(
     packet: &'a [u8],
     limits: &Limits,

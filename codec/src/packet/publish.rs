@@ -150,7 +150,8 @@ impl<'a> PublishRef<'a> {
         publish.map_err(|misdeed| DecodeError::new(misdeed, Place::Packet(packet_type)))
     }
 
-    #[inline]
+    // Inlined for certain: the value is large, and each call that is not costs a copy of it.
+    #[inline(always)]
     fn read(
         flags: u8,
         reader: &mut Reader<'a>,
@@ -217,7 +218,7 @@ fn unknown_topic_name<'a>(bytes: &'a [u8], limits: &Limits) -> Result<&'a str, M
 }
 
 impl<'a> PublishPropertiesRef<'a> {
-    #[inline]
+    #[inline(always)]
     fn read(reader: &mut Reader<'a>, limits: &Limits) -> Result<Self, Misdeed> {
         let reader = reader.properties()?;
         if reader.is_empty() {
