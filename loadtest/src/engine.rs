@@ -9,6 +9,7 @@
 
 use std::fmt;
 use std::io;
+use std::thread;
 use std::time::Duration;
 
 use mio::event::Event;
@@ -50,6 +51,8 @@ struct Engine<'a> {
     watch: Vec<Watch>,
     stalls: u64,
     in_flight_max: u16,
+    packets_read: u64,
+    rest_below: u64,
 }
 
 /// How far a publisher's stream had come when it last moved.
@@ -115,6 +118,8 @@ impl<'a> Engine<'a> {
             watch: vec![Watch::default(); links.publishers],
             stalls: 0,
             in_flight_max,
+            packets_read: 0,
+            rest_below: Self::rest_below(scenario),
         })
     }
 
@@ -189,8 +194,31 @@ impl<'a> Engine<'a> {
                 watched = now + nanoseconds(WATCH_INTERVAL);
             }
             self.send(now)?;
+            let before = self.packets_read;
             self.turn(&mut events)?;
+            if self.packets_read - before < self.rest_below {
+                // Not a poll: what arrives meanwhile wakes nobody, so the pause makes the broker's writes no dearer.
+                thread::sleep(PAUSE);
+            }
         }
+    }
+
+    /// How few packets in a turn are worth a pause, so that more of them come with the next read.
+    ///
+    /// A broker that writes every message by itself would otherwise cost the generator a turn per message, and its core
+    /// would be the limit. A small part of what is under way leaves the broker enough to do meanwhile, whatever its speed;
+    /// an open loop never pauses, because it measures latency.
+    fn rest_below(scenario: &Scenario) -> u64 {
+        let Pace::Window(window) = scenario.pace else {
+            return 0;
+        };
+        let window = if scenario.qos > QoS::AtMostOnce {
+            window.min(u64::from(scenario.in_flight_max))
+        } else {
+            window
+        };
+        let streams = u64::try_from(scenario.links.count()).unwrap_or(u64::MAX);
+        (window.saturating_mul(streams) / REST_PART).min(REST_BELOW_MAX)
     }
 
     /// Lets every publisher send what its pace allows.
@@ -260,6 +288,7 @@ impl<'a> Engine<'a> {
         let received = publisher.connection.receive(&mut self.buffer)?;
         let input = self.buffer.get(..received.length).unwrap_or_default();
         let used = publisher.acknowledge(input)?;
+        self.packets_read += u64::try_from(used / ACKNOWLEDGEMENT_BYTES).unwrap_or(0);
         publisher
             .connection
             .keep(input.get(used..).unwrap_or_default());
@@ -279,7 +308,9 @@ impl<'a> Engine<'a> {
         } else {
             0
         };
+        let received_before = self.books.received;
         let used = subscriber.take(input, &mut self.books, now)?;
+        self.packets_read += self.books.received - received_before;
         subscriber
             .connection
             .keep(input.get(used..).unwrap_or_default());
@@ -555,6 +586,13 @@ const SPARE_DESCRIPTORS: u64 = 16;
 /// Shared by all connections, so that it stays in the cache.
 const READ_BYTES: usize = 65_536;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// The length of a PUBACK without properties, and of its like.
+const ACKNOWLEDGEMENT_BYTES: usize = 4;
+/// A pause is worth it below this part of what is under way.
+const REST_PART: u64 = 64;
+const REST_BELOW_MAX: u64 = 256;
+/// The kernel's timer slack adds 50 us.
+const PAUSE: Duration = Duration::from_micros(10);
 const POLL_TIMEOUT: Duration = Duration::from_millis(20);
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// Without any progress for so long, what is under way counts as lost.
