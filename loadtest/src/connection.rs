@@ -12,6 +12,7 @@ use std::time::Duration;
 use mio::net::TcpStream;
 use nightjar_codec::{ProtocolVersion, QoS};
 
+use crate::clock::Clock;
 use crate::frame::{Frame, FrameError};
 use crate::packet::{self, Allowed, Refusal};
 
@@ -27,6 +28,8 @@ pub struct Target {
 #[derive(Debug)]
 pub struct Opening {
     stream: StdTcpStream,
+    /// For one answer, however many reads it takes.
+    timeout: Duration,
     protocol: ProtocolVersion,
     /// What the broker allows on this connection.
     pub allowed: Allowed,
@@ -49,6 +52,7 @@ impl Opening {
         prepare().map_err(OpenError::Io)?;
         let mut opening = Self {
             stream,
+            timeout: target.timeout,
             protocol: target.protocol,
             allowed: Allowed::default(),
         };
@@ -77,9 +81,13 @@ impl Opening {
         let mut answer = Vec::new();
         // The answer is a few bytes long, and reading past it would need a place for the rest.
         let mut byte = [0];
+        let clock = Clock::start();
         while Frame::next(&answer).map_err(Refusal::from)?.is_none() {
             if answer.len() >= ANSWER_BYTES_MAX {
                 return Err(OpenError::AnswerTooLong);
+            }
+            if clock.elapsed() > self.timeout {
+                return Err(OpenError::Timeout { awaited });
             }
             match self.stream.read(&mut byte) {
                 Ok(0) => return Err(OpenError::Closed { awaited }),

@@ -74,6 +74,14 @@ impl<'a> Engine<'a> {
             return Err(RunError::Descriptors { needed, allowed });
         }
         let poll = Poll::new()?;
+        let clock = Clock::start();
+        let in_time = |opened| {
+            if clock.elapsed() < OPEN_MAX {
+                Ok(())
+            } else {
+                Err(RunError::OpenTooSlow { opened })
+            }
+        };
         let target = Target {
             address: scenario.address,
             protocol: scenario.protocol,
@@ -82,6 +90,7 @@ impl<'a> Engine<'a> {
         let mut subscribers = Vec::with_capacity(links.subscribers);
         for index in 0..links.subscribers {
             let place = Place::Subscriber(index);
+            in_time(index)?;
             let (connection, _) = open(&poll, scenario, target, place)?;
             let version_5 = scenario.protocol.is_v5();
             subscribers.push(Subscriber::new(connection, &links, index, version_5));
@@ -90,6 +99,7 @@ impl<'a> Engine<'a> {
         let mut publishers = Vec::with_capacity(links.publishers);
         for index in 0..links.publishers {
             let place = Place::Publisher(index);
+            in_time(links.subscribers + index)?;
             let (connection, receive_maximum) = open(&poll, scenario, target, place)?;
             in_flight_max = in_flight_max.min(receive_maximum);
             let plan = PublishPlan {
@@ -105,7 +115,7 @@ impl<'a> Engine<'a> {
         let packet_length_max = scenario.payload_length + scenario.topic_prefix.len() + 1024;
         Ok(Self {
             scenario,
-            clock: Clock::start(),
+            clock,
             poll,
             publishers,
             subscribers,
@@ -492,6 +502,7 @@ impl fmt::Display for Place {
 pub enum RunError {
     Open { place: Place, error: OpenError },
     Peer { place: Place, error: PeerError },
+    OpenTooSlow { opened: usize },
     MaximumQos { maximum_qos: QoS },
     Descriptors { needed: u64, allowed: u64 },
     Broker(io::Error),
@@ -512,6 +523,11 @@ impl fmt::Display for RunError {
         match self {
             Self::Open { place, error } => write!(out, "{place}: {error}"),
             Self::Peer { place, error } => write!(out, "{place}: {error}"),
+            Self::OpenTooSlow { opened } => write!(
+                out,
+                "only {opened} connections were accepted in {} s",
+                OPEN_MAX.as_secs()
+            ),
             Self::MaximumQos { maximum_qos } => {
                 write!(out, "the broker takes no QoS above {}", maximum_qos.as_u8())
             }
@@ -593,6 +609,8 @@ const REST_PART: u64 = 64;
 const REST_BELOW_MAX: u64 = 256;
 /// The kernel's timer slack adds 50 us.
 const PAUSE: Duration = Duration::from_micros(10);
+/// For all connections together.
+const OPEN_MAX: Duration = Duration::from_secs(120);
 const POLL_TIMEOUT: Duration = Duration::from_millis(20);
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// Without any progress for so long, what is under way counts as lost.
