@@ -92,6 +92,9 @@ pub(crate) fn publish_ref_agrees(data: &[u8]) {
     for known_topic in [view.topic, "another/topic"] {
         let again = PublishRef::decode(packet, version, &LIMITS, known_topic).unwrap();
         assert_eq!((again.topic, again.payload), (view.topic, view.payload));
+        let again =
+            PublishRef::decode_on_known_topic(packet, version, &LIMITS, known_topic).unwrap();
+        assert_eq!((again.topic, again.payload), (view.topic, view.payload));
     }
     let mut forwarded = Vec::new();
     view.properties.write_forwardable(&mut forwarded);

@@ -141,9 +141,46 @@ impl<'a> PublishRef<'a> {
         limits: &Limits,
         known_topic: &str,
     ) -> Result<Self, DecodeError> {
+        Self::decode_with(packet, version, limits, |bytes| {
+            if bytes == known_topic.as_bytes() {
+                core::str::from_utf8(bytes).map_err(|_| Misdeed::NotUtf8)
+            } else {
+                new_topic_name(bytes, limits)
+            }
+        })
+    }
+
+    /// As [`Self::decode`], and a topic equal to `known_topic` *is* `known_topic`, which saves looking at its bytes once more: about
+    /// half of the time, where the topic is that of the last packet.
+    ///
+    /// # Errors
+    /// Those of [`Self::decode`].
+    #[inline]
+    pub fn decode_on_known_topic(
+        packet: &'a [u8],
+        version: ProtocolVersion,
+        limits: &Limits,
+        known_topic: &'a str,
+    ) -> Result<Self, DecodeError> {
+        Self::decode_with(packet, version, limits, |bytes| {
+            if bytes == known_topic.as_bytes() {
+                Ok(known_topic)
+            } else {
+                new_topic_name(bytes, limits)
+            }
+        })
+    }
+
+    #[inline(always)]
+    fn decode_with(
+        packet: &'a [u8],
+        version: ProtocolVersion,
+        limits: &Limits,
+        topic_name: impl FnOnce(&'a [u8]) -> Result<&'a str, Misdeed>,
+    ) -> Result<Self, DecodeError> {
         let (header, packet_type, mut reader) = open(packet, limits)?;
         let publish = if packet_type == PacketType::Publish {
-            Self::read(header.flags, &mut reader, version, limits, known_topic)
+            Self::read(header.flags, &mut reader, version, limits, topic_name)
         } else {
             Err(Misdeed::PacketNotInVersion)
         };
@@ -157,7 +194,7 @@ impl<'a> PublishRef<'a> {
         reader: &mut Reader<'a>,
         version: ProtocolVersion,
         limits: &Limits,
-        known_topic: &str,
+        topic_name: impl FnOnce(&'a [u8]) -> Result<&'a str, Misdeed>,
     ) -> Result<Self, Misdeed> {
         let dup = flags & FLAG_DUP != 0;
         let retain = flags & FLAG_RETAIN != 0;
@@ -167,7 +204,7 @@ impl<'a> PublishRef<'a> {
         if dup && qos == QoS::AtMostOnce {
             return Err(Misdeed::DupWithQoS0);
         }
-        let topic = topic_name(reader.binary()?, limits, known_topic)?;
+        let topic = topic_name(reader.binary()?)?;
         let packet_id = if qos == QoS::AtMostOnce {
             None
         } else {
@@ -194,16 +231,8 @@ impl<'a> PublishRef<'a> {
     }
 }
 
-#[inline]
-fn topic_name<'a>(bytes: &'a [u8], limits: &Limits, known_topic: &str) -> Result<&'a str, Misdeed> {
-    if bytes == known_topic.as_bytes() {
-        return core::str::from_utf8(bytes).map_err(|_| Misdeed::NotUtf8);
-    }
-    unknown_topic_name(bytes, limits)
-}
-
 #[inline(never)]
-fn unknown_topic_name<'a>(bytes: &'a [u8], limits: &Limits) -> Result<&'a str, Misdeed> {
+fn new_topic_name<'a>(bytes: &'a [u8], limits: &Limits) -> Result<&'a str, Misdeed> {
     let topic = core::str::from_utf8(bytes).map_err(|_| Misdeed::NotUtf8)?;
     if topic.is_empty() {
         return Ok(topic);
@@ -429,7 +458,9 @@ impl Publish {
         version: ProtocolVersion,
         limits: &Limits,
     ) -> Result<Self, Misdeed> {
-        let publish = PublishRef::read(flags, reader, version, limits, "")?;
+        let publish = PublishRef::read(flags, reader, version, limits, |bytes| {
+            new_topic_name(bytes, limits)
+        })?;
         Ok(Self {
             dup: publish.dup,
             qos: publish.qos,
