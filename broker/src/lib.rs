@@ -7,10 +7,14 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod connection;
 pub mod exchange;
 pub mod identity;
+pub mod listener;
 pub mod logging;
 pub mod message;
+pub mod server;
 pub mod session;
 pub mod settings;
 pub mod shard;
+pub mod worker;

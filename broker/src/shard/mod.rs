@@ -89,6 +89,8 @@ pub struct Shard {
     assigned_ids: u64,
     /// A PUBLISH to this topic panics: a test's way to see that only its connection ends (D18).
     panic_topic: Option<Box<str>>,
+    /// Between the first change of something that other sessions depend on and the last.
+    in_shared_room: bool,
 }
 
 /// What a session may push into, lent for one call at a time.
@@ -203,6 +205,7 @@ impl Shard {
             draining: false,
             assigned_ids: 0,
             panic_topic: None,
+            in_shared_room: false,
             shared,
         };
         shard.note_epoch();
@@ -448,6 +451,11 @@ impl Shard {
     /// A look at the sessions, for tests and numbers.
     pub fn each_session(&self, mut look: impl FnMut(&Session)) {
         self.sessions.iter().for_each(|session| look(session));
+    }
+
+    /// Whether a panic that was caught struck where other connections' state may be half done (D18).
+    pub fn panic_is_fatal(&self) -> bool {
+        self.in_shared_room
     }
 
     /// A panic while this connection was served: it ends, nothing else does (D18).

@@ -126,7 +126,9 @@ impl Shard {
             }
             _ => self.route(topic),
         };
+        self.in_shared_room = true;
         let accepted = self.publish_along(now, &mut message, &route, receipt);
+        self.in_shared_room = false;
         if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
             connection.last_route = Some(route);
         }

@@ -67,7 +67,11 @@ impl Shard {
         };
         match ticket.filter(|ticket| !self.sinks.journal.is_durable(*ticket)) {
             Some(ticket) => self.wait_for(ticket, Waiting::Subscribe(Box::new(accepted))),
-            None => self.finish_subscribe(now, accepted),
+            None => {
+                self.in_shared_room = true;
+                self.finish_subscribe(now, accepted);
+                self.in_shared_room = false;
+            }
         }
         Ok(())
     }

@@ -1,0 +1,147 @@
+//! From settings to a broker that runs, and from a signal to one that has stopped.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::clock::Clock;
+use crate::exchange::Exchange;
+use crate::identity::ShardId;
+use crate::listener;
+use crate::session::authenticate::{ChallengeMethod, Method, Methods};
+use crate::settings::Settings;
+use crate::shard::{PostOffice, Shared};
+use crate::worker::{self, Directory, Order};
+
+/// Why the broker could not start or go on.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// An address could not be listened on.
+    Listen { address: std::net::SocketAddr, error: io::Error },
+    /// The runtime or a thread could not be made.
+    Start(io::Error),
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub fn run(settings: Settings) -> Result<(), ServerError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServerError::Start)?;
+    raise_descriptor_limit();
+    runtime.block_on(serve(Arc::new(settings)))
+}
+
+async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
+    let mut listeners = Vec::new();
+    for listener in &settings.listeners {
+        let address = listener.address;
+        let bound = listener::bind(address).map_err(|error| ServerError::Listen { address, error })?;
+        let actual = bound.local_addr().unwrap_or(address);
+        tracing::info!("Opening {} listen socket on {actual}.", if actual.is_ipv4() { "ipv4" } else { "ipv6" });
+        listeners.push(bound);
+    }
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServerError::Start)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServerError::Start)?;
+
+    let shards = shard_count(&settings);
+    let (directory, doorways) = Directory::new(shards);
+    let directory = Arc::new(directory);
+    let hash_seed = random_seed().map_err(ServerError::Start)?;
+    let shared = Shared {
+        exchange: Arc::new(Exchange::new(&settings, shards, hash_seed)),
+        post: Arc::new(PostOffice::new(shards, settings.mail_bytes_max)),
+        methods: methods(),
+        journal: None,
+        hash_seed,
+        settings: Arc::clone(&settings),
+    };
+    let clock = Clock::start();
+    let mut threads = Vec::new();
+    for (id, doorway) in (0..shards).zip(doorways) {
+        let start = worker::Start {
+            id,
+            shared: shared.clone(),
+            clock,
+            directory: Arc::clone(&directory),
+            doorway,
+            panic_topic: test_hook("NIGHTJAR_TEST_PANIC_TOPIC").map(Into::into),
+        };
+        let thread = thread::Builder::new().name(format!("shard-{id}")).spawn(move || worker::run(start));
+        threads.push(thread.map_err(ServerError::Start)?);
+    }
+    for listener in listeners {
+        tokio::spawn(listener::accept(listener, Arc::clone(&directory), shards, settings.connections_max));
+    }
+    tracing::info!("nightjar version {} running", crate::cli::VERSION);
+
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("Shutting down (SIGTERM)."),
+        _ = interrupt.recv() => tracing::info!("Shutting down (SIGINT)."),
+    }
+    let patience = Duration::from_secs(u64::from(settings.shutdown_timeout_seconds));
+    for id in 0..shards {
+        directory.send(id, Order::ShutDown { patience });
+    }
+    for thread in threads {
+        // A worker that panicked has said so.
+        let _ = thread.join();
+    }
+    tracing::info!("nightjar version {} terminating", crate::cli::VERSION);
+    Ok(())
+}
+
+/// As many as the CPUs this process may use, affinity and cgroup honoured, unless the settings say otherwise.
+fn shard_count(settings: &Settings) -> ShardId {
+    let count = settings.shards.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
+    ShardId::try_from(count.clamp(1, SHARDS_MAX)).unwrap_or(1)
+}
+
+/// Every connection is a descriptor: take as many as the hard limit allows (D19).
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        tracing::warn!("The limit of open files stays at {:?}: {error}", limit.current);
+        return;
+    }
+    let number = limit.maximum.map_or_else(|| "unlimited".to_owned(), |maximum| maximum.to_string());
+    tracing::debug!("Open files: at most {number}.");
+}
+
+fn random_seed() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// None by default; the test method where a test asks for it.
+fn methods() -> Methods {
+    let test: Option<Arc<dyn Method>> =
+        test_hook("NIGHTJAR_TEST_AUTH_METHOD").map(|_| Arc::new(ChallengeMethod) as Arc<dyn Method>);
+    test.into_iter().collect()
+}
+
+/// Hooks for tests are there in debug builds only.
+fn test_hook(name: &str) -> Option<String> {
+    if cfg!(debug_assertions) { std::env::var(name).ok() } else { None }
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen { address, error } => write!(f, "cannot listen on {address}: {error}"),
+            Self::Start(error) => write!(f, "cannot start: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ServerError {}
+
+const SHARDS_MAX: usize = 256;

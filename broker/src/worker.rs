@@ -1,0 +1,327 @@
+//! One worker thread: a single-threaded runtime, the sockets of one shard, and the turns (D14).
+//!
+//! Every connection is a task that reads into the thread's one buffer and gives the bytes to the shard at once. The first
+//! one that makes something to send wakes the flusher, which the run queue puts behind every task that is ready to read:
+//! what happened until it runs is one turn. It ends the turn, then writes each touched connection once. Only a socket that
+//! takes no more bytes makes its own task wait for room.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Waker;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+use tokio::task::LocalSet;
+
+use crate::clock::{Clock, Now};
+use crate::connection::{self, Socket};
+use crate::identity::{ConnectionId, ShardId};
+use crate::shard::{Received, Shard, Shared};
+
+/// How to reach the workers from other threads.
+pub struct Directory {
+    doors: Vec<Door>,
+    /// Open sockets, of all workers.
+    pub connections: Arc<AtomicU64>,
+}
+
+struct Door {
+    orders: mpsc::UnboundedSender<Order>,
+    mail: Arc<Notify>,
+    is_congested: AtomicBool,
+}
+
+/// What another thread asks of a worker.
+pub enum Order {
+    /// Serve this socket; `unread` was read from it already.
+    Serve { socket: Handover, unread: Vec<u8> },
+    /// Say goodbye to everybody and stop when the last connection is gone.
+    ShutDown { patience: Duration },
+}
+
+/// A socket between two runtimes.
+pub struct Handover {
+    pub stream: std::net::TcpStream,
+    pub peer: SocketAddr,
+    pub counted: Counted,
+}
+
+/// Counts one open socket for as long as it lives.
+pub struct Counted(Arc<AtomicU64>);
+
+/// A worker's end of its door.
+pub struct Doorway {
+    orders: mpsc::UnboundedReceiver<Order>,
+    mail: Arc<Notify>,
+}
+
+/// What the tasks of one worker share.
+pub struct Worker {
+    pub(crate) shard: Shard,
+    pub(crate) sockets: Vec<Option<Socket>>,
+    pub(crate) buffer: Box<[u8]>,
+    clock: Clock,
+    directory: Arc<Directory>,
+    flusher: Option<Waker>,
+    flush_wanted: bool,
+    dirty: Vec<ConnectionId>,
+    /// Tasks that may not read while another shard is behind.
+    pub(crate) congested: Vec<Waker>,
+    timer: Rc<Notify>,
+    timer_armed: Option<u64>,
+}
+
+impl Directory {
+    pub fn new(shards: ShardId) -> (Self, Vec<Doorway>) {
+        let mut doors = Vec::new();
+        let mut doorways = Vec::new();
+        for _ in 0..shards {
+            // Bounded by the sockets there may be: one order each, and one to shut down.
+            let (sender, receiver) = mpsc::unbounded_channel();
+            let mail = Arc::new(Notify::new());
+            doors.push(Door { orders: sender, mail: Arc::clone(&mail), is_congested: AtomicBool::new(false) });
+            doorways.push(Doorway { orders: receiver, mail });
+        }
+        (Self { doors, connections: Arc::default() }, doorways)
+    }
+
+    /// Gives an order; false when that worker is gone.
+    pub fn send(&self, shard: ShardId, order: Order) -> bool {
+        self.doors.get(usize::from(shard)).is_some_and(|door| door.orders.send(order).is_ok())
+    }
+
+    pub fn count(&self) -> Counted {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        Counted(Arc::clone(&self.connections))
+    }
+
+    fn wake(&self, shard: ShardId) {
+        if let Some(door) = self.doors.get(usize::from(shard)) {
+            door.mail.notify_one();
+        }
+    }
+
+    /// A shard has taken its mail: those who stopped reading because of it may go on.
+    fn wake_congested(&self, shard: ShardId) {
+        for (place, door) in self.doors.iter().enumerate() {
+            if place != usize::from(shard) && door.is_congested.swap(false, Ordering::Relaxed) {
+                door.mail.notify_one();
+            }
+        }
+    }
+
+    /// Some task of this shard waits for another shard to take its mail.
+    pub(crate) fn note_congested(&self, shard: ShardId) {
+        if let Some(door) = self.doors.get(usize::from(shard)) {
+            door.is_congested.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a worker needs to start.
+pub struct Start {
+    pub id: ShardId,
+    pub shared: Shared,
+    pub clock: Clock,
+    pub directory: Arc<Directory>,
+    pub doorway: Doorway,
+    /// See `Shard::panic_on_publish_to`.
+    pub panic_topic: Option<Box<str>>,
+}
+
+/// Serves until told to shut down. Runs on its own thread.
+pub fn run(start: Start) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut shard = Shard::new(start.id, start.shared);
+    shard.panic_on_publish_to(start.panic_topic);
+    if start.id == 0 {
+        shard.arm_sweep(start.clock.now());
+    }
+    let timer = Rc::new(Notify::new());
+    let worker = Rc::new(RefCell::new(Worker {
+        shard,
+        sockets: Vec::new(),
+        buffer: vec![0; READ_BUFFER].into(),
+        clock: start.clock,
+        directory: start.directory,
+        flusher: None,
+        flush_wanted: false,
+        dirty: Vec::new(),
+        congested: Vec::new(),
+        timer: Rc::clone(&timer),
+        timer_armed: None,
+    }));
+    let tasks = LocalSet::new();
+    tasks.spawn_local(connection::flush(Rc::clone(&worker)));
+    tasks.spawn_local(serve_deadlines(Rc::clone(&worker), timer));
+    tasks.spawn_local(collect_mail(Rc::clone(&worker), Arc::clone(&start.doorway.mail)));
+    tasks.block_on(&runtime, obey(worker, start.doorway.orders));
+    Ok(())
+}
+
+/// Takes orders until the one to stop has been carried out.
+async fn obey(worker: Rc<RefCell<Worker>>, mut orders: mpsc::UnboundedReceiver<Order>) {
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Serve { socket, unread } => connection::serve(&worker, socket, &unread),
+            Order::ShutDown { patience } => {
+                {
+                    let mut worker = worker.borrow_mut();
+                    let now = worker.now();
+                    worker.shard.shut_down(now);
+                    worker.after_input();
+                }
+                let all_gone = async {
+                    while worker.borrow().sockets.iter().any(Option::is_some) {
+                        tokio::time::sleep(DRAIN_POLL).await;
+                    }
+                };
+                if tokio::time::timeout(patience, all_gone).await.is_err() {
+                    tracing::warn!("Some clients did not take their last bytes in time; closing them.");
+                }
+                return;
+            }
+        }
+    }
+}
+
+async fn collect_mail(worker: Rc<RefCell<Worker>>, mail: Arc<Notify>) {
+    loop {
+        mail.notified().await;
+        let mut worker = worker.borrow_mut();
+        let now = worker.now();
+        worker.shard.collect_mail(now);
+        if !worker.shard.is_congested() {
+            worker.congested.drain(..).for_each(Waker::wake);
+        }
+        // Whoever waited for this shard to catch up looks again.
+        worker.directory.wake_congested(worker.shard.id());
+        worker.after_input();
+    }
+}
+
+async fn serve_deadlines(worker: Rc<RefCell<Worker>>, changed: Rc<Notify>) {
+    loop {
+        let wait = {
+            let mut worker = worker.borrow_mut();
+            let now = worker.now();
+            worker.timer_armed = worker.shard.next_deadline();
+            worker.timer_armed.map(|at| Duration::from_millis(at.saturating_sub(now.monotonic)))
+        };
+        let due = async {
+            match wait {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = due => {
+                let mut worker = worker.borrow_mut();
+                let now = worker.now();
+                worker.shard.tick(now);
+                worker.after_input();
+            }
+            () = changed.notified() => {}
+        }
+    }
+}
+
+impl Worker {
+    pub(crate) fn now(&self) -> Now {
+        self.clock.now()
+    }
+
+    /// After anything went into the shard: makes sure that the turn ends and that deadlines are kept.
+    pub(crate) fn after_input(&mut self) {
+        if !self.flush_wanted && self.shard.has_turn_to_end() {
+            self.flush_wanted = true;
+            if let Some(flusher) = &self.flusher {
+                flusher.wake_by_ref();
+            }
+        }
+        let next = self.shard.next_deadline();
+        if next.is_some() && (self.timer_armed.is_none() || next < self.timer_armed) {
+            self.timer_armed = next;
+            self.timer.notify_one();
+        }
+    }
+
+    /// Gives bytes to the shard. A panic ends this connection only, unless it struck in a room that others share (D18).
+    pub(crate) fn receive(&mut self, now: Now, id: ConnectionId, count: usize) -> Received {
+        let Self { shard, buffer, .. } = self;
+        let bytes = buffer.get(..count).unwrap_or_default();
+        let received = catch_unwind(AssertUnwindSafe(|| shard.receive(now, id, bytes)));
+        received.unwrap_or_else(|_| {
+            if self.shard.panic_is_fatal() {
+                tracing::error!("A panic in a shared room: stopping, so that nothing more is acknowledged.");
+                self.stop_process();
+            }
+            tracing::error!("A panic while serving one connection; closing that connection.");
+            self.shard.panicked(now, id);
+            Received::Continue
+        })
+    }
+
+    /// The supervisor starts us again; what was acknowledged is in the journal.
+    fn stop_process(&self) -> ! {
+        std::process::exit(EXIT_PANIC)
+    }
+
+    /// This task may not read until another shard has taken its mail.
+    pub(crate) fn wait_for_others(&mut self, waker: &Waker) {
+        self.directory.note_congested(self.shard.id());
+        self.congested.push(waker.clone());
+        // The other shard may have caught up between the look and the note.
+        if !self.shard.is_congested() {
+            self.congested.drain(..).for_each(Waker::wake);
+        }
+    }
+
+    pub(crate) fn wake_shard(&self, shard: ShardId) {
+        self.directory.wake(shard);
+    }
+
+    pub(crate) fn hand_over(&self, home: ShardId, socket: Handover, unread: Vec<u8>) {
+        // A worker that is gone is one that shuts down; the socket closes with the order.
+        self.directory.send(home, Order::Serve { socket, unread });
+    }
+
+    /// Whether the flusher has something to do; remembers its waker.
+    pub(crate) fn begin_flush(&mut self, waker: &Waker) -> bool {
+        if self.flusher.as_ref().is_none_or(|known| !known.will_wake(waker)) {
+            self.flusher = Some(waker.clone());
+        }
+        std::mem::take(&mut self.flush_wanted) || self.shard.has_turn_to_end()
+    }
+
+    /// Ends the turn; gives the connections to write.
+    pub(crate) fn end_turn(&mut self, now: Now) -> Vec<ConnectionId> {
+        self.shard.end_turn(now);
+        for shard in self.shard.take_wakes() {
+            self.wake_shard(shard);
+        }
+        let mut dirty = std::mem::take(&mut self.dirty);
+        self.shard.take_dirty(&mut dirty);
+        dirty
+    }
+
+    pub(crate) fn reuse(&mut self, dirty: Vec<ConnectionId>) {
+        self.dirty = dirty;
+    }
+}
+
+/// As a process that panicked.
+const EXIT_PANIC: i32 = 101;
+const READ_BUFFER: usize = 64 * 1024;
+const DRAIN_POLL: Duration = Duration::from_millis(5);
