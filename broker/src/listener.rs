@@ -36,7 +36,7 @@ pub async fn accept(listener: TcpListener, directory: Arc<Directory>, shards: Sh
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                if directory.connections.load(Ordering::Relaxed) >= connections_max {
+                if connections_max > 0 && directory.connections.load(Ordering::Relaxed) >= connections_max {
                     tracing::debug!("Connection from {peer} refused: connections_max is reached.");
                     continue;
                 }
