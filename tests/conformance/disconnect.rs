@@ -49,7 +49,7 @@ fn v3_mqtt_3_14_1_1_disconnect_flags_are_0() {
 fn mqtt_3_14_2_1_disconnect_uses_the_codes_of_its_table() {
     for (packet, code) in [
         ("36 s'{t}' m1 [] 'x'", "81"),
-        ("30 s'{t}' [23 H0] 'x'", "82"),
+        ("30 s'{t}' [01 01 01 01] 'x'", "82"),
         ("30 s'{t}' [23 H11] 'x'", "94"),
         ("82 m1 [] s'$share/g/{t}' 04", "82"),
     ] {
@@ -95,7 +95,7 @@ fn mqtt_3_14_2_3_disconnect_has_no_text_that_does_not_fit() {
 fn mqtt_3_14_2_4_disconnect_has_no_user_properties_that_do_not_fit() {
     play(
         &WITH_REASONS,
-        "a connect v5 props(27 L16)\n a > 30 s'{t}' [23 H0] 'x'\n a < e0 82\n a close",
+        "a connect v5 props(27 L16)\n a > 30 s'{t}' [01 01 01 01] 'x'\n a < e0 82\n a close",
     );
 }
 

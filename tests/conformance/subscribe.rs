@@ -299,6 +299,25 @@ fn v3_mqtt_3_8_4_6_delivery_is_at_the_lower_qos() {
     );
 }
 
+/// The other half of the next two, and of their like in other files: where it fits, a refusal is explained (D24).
+#[test]
+fn reason_strings_explain_refusals_when_they_are_on() {
+    let suback = WITH_REASONS.with_broker(|broker| {
+        let mut client = harness::Client::connect_v5(broker, &crate::scenario::unique_text(), "");
+        client.send(&harness::packet("82", "m1 v0 s'$share//x' 00"));
+        client.receive_packet()
+    });
+    let (head, rest) = suback.split_at(4);
+    assert_eq!(head[..1], [0x90]);
+    let length = usize::from(rest[0]);
+    assert!(
+        length > 3 && rest[1] == 0x1f,
+        "no reason string in {}",
+        harness::hex(&suback)
+    );
+    assert_eq!(rest[1 + length..], [0x8f]);
+}
+
 #[test]
 fn mqtt_3_9_2_1_suback_has_no_text_that_does_not_fit() {
     play(
