@@ -40,7 +40,11 @@ enum End {
 
 /// Takes a socket in and starts its task.
 pub(crate) fn serve(worker: &Rc<RefCell<Worker>>, socket: Handover, unread: &[u8]) {
-    let Handover { stream, peer, counted } = socket;
+    let Handover {
+        stream,
+        peer,
+        counted,
+    } = socket;
     let stream = match TcpStream::from_std(stream) {
         Ok(stream) => stream,
         Err(error) => {
@@ -56,7 +60,14 @@ pub(crate) fn serve(worker: &Rc<RefCell<Worker>>, socket: Handover, unread: &[u8
         if worker.sockets.len() <= place {
             worker.sockets.resize_with(place + 1, || None);
         }
-        worker.sockets[place] = Some(Socket { id, stream, peer, counted, reader: None, write_blocked: false });
+        worker.sockets[place] = Some(Socket {
+            id,
+            stream,
+            peer,
+            counted,
+            reader: None,
+            write_blocked: false,
+        });
         id
     };
     if !unread.is_empty() {
@@ -125,8 +136,14 @@ enum Flow {
 impl Worker {
     fn poll_connection(&mut self, id: ConnectionId, context: &mut Context<'_>) -> Poll<End> {
         loop {
-            let Some(socket) = self.socket(id) else { return Poll::Ready(End::Gone) };
-            if socket.reader.as_ref().is_none_or(|known| !known.will_wake(context.waker())) {
+            let Some(socket) = self.socket(id) else {
+                return Poll::Ready(End::Gone);
+            };
+            if socket
+                .reader
+                .as_ref()
+                .is_none_or(|known| !known.will_wake(context.waker()))
+            {
                 socket.reader = Some(context.waker().clone());
             }
             if socket.write_blocked {
@@ -148,8 +165,12 @@ impl Worker {
                 }
                 return Poll::Pending;
             }
-            let Self { sockets, buffer, .. } = self;
-            let Some(Some(socket)) = sockets.get_mut(id.slot as usize) else { return Poll::Ready(End::Gone) };
+            let Self {
+                sockets, buffer, ..
+            } = self;
+            let Some(Some(socket)) = sockets.get_mut(id.slot as usize) else {
+                return Poll::Ready(End::Gone);
+            };
             let mut read = ReadBuf::new(buffer);
             let result = ready!(Pin::new(&mut socket.stream).poll_read(context, &mut read));
             let count = read.filled().len();
@@ -174,11 +195,21 @@ impl Worker {
         let now = self.now();
         let received = self.receive(now, id, count);
         self.after_input();
-        let Received::Move { home, unread } = received else { return Flow::Continues };
+        let Received::Move { home, unread } = received else {
+            return Flow::Continues;
+        };
         if let Some(socket) = self.take_socket(id)
             && let Ok(stream) = socket.stream.into_std()
         {
-            self.hand_over(home, Handover { stream, peer: socket.peer, counted: socket.counted }, unread);
+            self.hand_over(
+                home,
+                Handover {
+                    stream,
+                    peer: socket.peer,
+                    counted: socket.counted,
+                },
+                unread,
+            );
         }
         Flow::Ended
     }
@@ -188,7 +219,9 @@ impl Worker {
         let now = self.now();
         let dirty = self.end_turn(now);
         for id in &dirty {
-            let Some(socket) = self.socket(*id) else { continue };
+            let Some(socket) = self.socket(*id) else {
+                continue;
+            };
             if socket.write_blocked {
                 continue;
             }
@@ -218,15 +251,21 @@ impl Worker {
     /// Writes without waiting. True: everything is written.
     fn try_write(&mut self, id: ConnectionId) -> io::Result<bool> {
         let Self { sockets, shard, .. } = self;
-        let Some(Some(socket)) = sockets.get_mut(id.slot as usize) else { return Ok(true) };
-        let Some((send, pool)) = shard.output(id) else { return Ok(true) };
+        let Some(Some(socket)) = sockets.get_mut(id.slot as usize) else {
+            return Ok(true);
+        };
+        let Some((send, pool)) = shard.output(id) else {
+            return Ok(true);
+        };
         while !send.is_empty() {
             let result = match send.as_single() {
                 Some(bytes) => socket.stream.try_write(bytes),
                 None => {
                     let mut slices = [IoSlice::new(&[]); SLICES];
                     let filled = send.slices(&mut slices);
-                    socket.stream.try_write_vectored(slices.get(..filled).unwrap_or_default())
+                    socket
+                        .stream
+                        .try_write_vectored(slices.get(..filled).unwrap_or_default())
                 }
             };
             match result {
@@ -251,14 +290,19 @@ impl Worker {
                 self.after_input();
                 return Poll::Ready(Ok(()));
             }
-            let Some(socket) = self.socket(id) else { return Poll::Ready(Ok(())) };
+            let Some(socket) = self.socket(id) else {
+                return Poll::Ready(Ok(()));
+            };
             ready!(socket.stream.poll_write_ready(context))?;
         }
     }
 
     /// A connection that is done: once its bytes are written, the socket goes to `linger`.
     fn poll_close(&mut self, id: ConnectionId) -> Poll<End> {
-        let waits = self.shard.output(id).is_some_and(|(send, _)| !send.is_empty());
+        let waits = self
+            .shard
+            .output(id)
+            .is_some_and(|(send, _)| !send.is_empty());
         if waits {
             return Poll::Pending;
         }
@@ -284,11 +328,16 @@ impl Worker {
     }
 
     fn socket(&mut self, id: ConnectionId) -> Option<&mut Socket> {
-        self.sockets.get_mut(id.slot as usize)?.as_mut().filter(|socket| socket.id == id)
+        self.sockets
+            .get_mut(id.slot as usize)?
+            .as_mut()
+            .filter(|socket| socket.id == id)
     }
 
     fn take_socket(&mut self, id: ConnectionId) -> Option<Socket> {
-        self.sockets.get_mut(id.slot as usize)?.take_if(|socket| socket.id == id)
+        self.sockets
+            .get_mut(id.slot as usize)?
+            .take_if(|socket| socket.id == id)
     }
 }
 

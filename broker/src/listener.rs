@@ -18,7 +18,11 @@ use crate::worker::{Directory, Handover, Order};
 
 /// Opens a listening socket. An IPv6 address listens for IPv6 only.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -30,13 +34,20 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Accepts for ever.
-pub async fn accept(listener: TcpListener, directory: Arc<Directory>, shards: ShardId, connections_max: u64) {
+pub async fn accept(
+    listener: TcpListener,
+    directory: Arc<Directory>,
+    shards: ShardId,
+    connections_max: u64,
+) {
     let mut reserve = File::open("/dev/null").ok();
     let mut next: ShardId = 0;
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                if connections_max > 0 && directory.connections.load(Ordering::Relaxed) >= connections_max {
+                if connections_max > 0
+                    && directory.connections.load(Ordering::Relaxed) >= connections_max
+                {
                     tracing::debug!("Connection from {peer} refused: connections_max is reached.");
                     continue;
                 }
@@ -48,7 +59,9 @@ pub async fn accept(listener: TcpListener, directory: Arc<Directory>, shards: Sh
             Err(error) if is_out_of_descriptors(&error) => {
                 tracing::warn!("No file descriptor is left ({error}); accepting pauses.");
                 drop(reserve.take());
-                if let Ok(Ok((stream, _))) = tokio::time::timeout(Duration::ZERO, listener.accept()).await {
+                if let Ok(Ok((stream, _))) =
+                    tokio::time::timeout(Duration::ZERO, listener.accept()).await
+                {
                     drop(stream);
                 }
                 reserve = File::open("/dev/null").ok();
@@ -60,11 +73,26 @@ pub async fn accept(listener: TcpListener, directory: Arc<Directory>, shards: Sh
     }
 }
 
-fn give(stream: TcpStream, peer: SocketAddr, directory: &Directory, shard: ShardId) -> io::Result<()> {
+fn give(
+    stream: TcpStream,
+    peer: SocketAddr,
+    directory: &Directory,
+    shard: ShardId,
+) -> io::Result<()> {
     // We write once a turn, so there is nothing for the kernel to wait for.
     stream.set_nodelay(true)?;
-    let socket = Handover { stream: stream.into_std()?, peer, counted: directory.count() };
-    directory.send(shard, Order::Serve { socket, unread: Vec::new() });
+    let socket = Handover {
+        stream: stream.into_std()?,
+        peer,
+        counted: directory.count(),
+    };
+    directory.send(
+        shard,
+        Order::Serve {
+            socket,
+            unread: Vec::new(),
+        },
+    );
     Ok(())
 }
 

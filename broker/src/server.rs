@@ -22,15 +22,20 @@ use crate::worker::{self, Directory, Order};
 #[non_exhaustive]
 pub enum ServerError {
     /// An address could not be listened on.
-    Listen { address: std::net::SocketAddr, error: io::Error },
+    Listen {
+        address: std::net::SocketAddr,
+        error: io::Error,
+    },
     /// The runtime or a thread could not be made.
     Start(io::Error),
 }
 
 /// Serves until SIGTERM or SIGINT.
 pub fn run(settings: Settings) -> Result<(), ServerError> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServerError::Start)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ServerError::Start)?;
     raise_descriptor_limit();
     runtime.block_on(serve(Arc::new(settings)))
 }
@@ -39,9 +44,13 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
     let mut listeners = Vec::new();
     for listener in &settings.listeners {
         let address = listener.address;
-        let bound = listener::bind(address).map_err(|error| ServerError::Listen { address, error })?;
+        let bound =
+            listener::bind(address).map_err(|error| ServerError::Listen { address, error })?;
         let actual = bound.local_addr().unwrap_or(address);
-        tracing::info!("Opening {} listen socket on {actual}.", if actual.is_ipv4() { "ipv4" } else { "ipv6" });
+        tracing::info!(
+            "Opening {} listen socket on {actual}.",
+            if actual.is_ipv4() { "ipv4" } else { "ipv6" }
+        );
         listeners.push(bound);
     }
     let mut terminate = signal(SignalKind::terminate()).map_err(ServerError::Start)?;
@@ -57,6 +66,7 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
         methods: methods(),
         journal: None,
         hash_seed,
+        instance: random_seed().map_err(ServerError::Start)?,
         settings: Arc::clone(&settings),
     };
     let clock = Clock::start();
@@ -70,11 +80,18 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
             doorway,
             panic_topic: test_hook("NIGHTJAR_TEST_PANIC_TOPIC").map(Into::into),
         };
-        let thread = thread::Builder::new().name(format!("shard-{id}")).spawn(move || worker::run(start));
+        let thread = thread::Builder::new()
+            .name(format!("shard-{id}"))
+            .spawn(move || worker::run(start));
         threads.push(thread.map_err(ServerError::Start)?);
     }
     for listener in listeners {
-        tokio::spawn(listener::accept(listener, Arc::clone(&directory), shards, settings.connections_max));
+        tokio::spawn(listener::accept(
+            listener,
+            Arc::clone(&directory),
+            shards,
+            settings.connections_max,
+        ));
     }
     tracing::info!("nightjar version {} running", crate::cli::VERSION);
 
@@ -96,7 +113,9 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
 
 /// As many as the CPUs this process may use, affinity and cgroup honoured, unless the settings say otherwise.
 fn shard_count(settings: &Settings) -> ShardId {
-    let count = settings.shards.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
+    let count = settings
+        .shards
+        .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
     ShardId::try_from(count.clamp(1, SHARDS_MAX)).unwrap_or(1)
 }
 
@@ -104,14 +123,22 @@ fn shard_count(settings: &Settings) -> ShardId {
 fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
     if limit.current != limit.maximum
         && let Err(error) = setrlimit(Resource::Nofile, raised)
     {
-        tracing::warn!("The limit of open files stays at {:?}: {error}", limit.current);
+        tracing::warn!(
+            "The limit of open files stays at {:?}: {error}",
+            limit.current
+        );
         return;
     }
-    let number = limit.maximum.map_or_else(|| "unlimited".to_owned(), |maximum| maximum.to_string());
+    let number = limit
+        .maximum
+        .map_or_else(|| "unlimited".to_owned(), |maximum| maximum.to_string());
     tracing::debug!("Open files: at most {number}.");
 }
 
@@ -123,14 +150,18 @@ fn random_seed() -> io::Result<u64> {
 
 /// None by default; the test method where a test asks for it.
 fn methods() -> Methods {
-    let test: Option<Arc<dyn Method>> =
-        test_hook("NIGHTJAR_TEST_AUTH_METHOD").map(|_| Arc::new(ChallengeMethod) as Arc<dyn Method>);
+    let test: Option<Arc<dyn Method>> = test_hook("NIGHTJAR_TEST_AUTH_METHOD")
+        .map(|_| Arc::new(ChallengeMethod) as Arc<dyn Method>);
     test.into_iter().collect()
 }
 
 /// Hooks for tests are there in debug builds only.
 fn test_hook(name: &str) -> Option<String> {
-    if cfg!(debug_assertions) { std::env::var(name).ok() } else { None }
+    if cfg!(debug_assertions) {
+        std::env::var(name).ok()
+    } else {
+        None
+    }
 }
 
 impl fmt::Display for ServerError {

@@ -84,15 +84,30 @@ impl Directory {
             // Bounded by the sockets there may be: one order each, and one to shut down.
             let (sender, receiver) = mpsc::unbounded_channel();
             let mail = Arc::new(Notify::new());
-            doors.push(Door { orders: sender, mail: Arc::clone(&mail), is_congested: AtomicBool::new(false) });
-            doorways.push(Doorway { orders: receiver, mail });
+            doors.push(Door {
+                orders: sender,
+                mail: Arc::clone(&mail),
+                is_congested: AtomicBool::new(false),
+            });
+            doorways.push(Doorway {
+                orders: receiver,
+                mail,
+            });
         }
-        (Self { doors, connections: Arc::default() }, doorways)
+        (
+            Self {
+                doors,
+                connections: Arc::default(),
+            },
+            doorways,
+        )
     }
 
     /// Gives an order; false when that worker is gone.
     pub fn send(&self, shard: ShardId, order: Order) -> bool {
-        self.doors.get(usize::from(shard)).is_some_and(|door| door.orders.send(order).is_ok())
+        self.doors
+            .get(usize::from(shard))
+            .is_some_and(|door| door.orders.send(order).is_ok())
     }
 
     pub fn count(&self) -> Counted {
@@ -142,7 +157,9 @@ pub struct Start {
 
 /// Serves until told to shut down. Runs on its own thread.
 pub fn run(start: Start) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let mut shard = Shard::new(start.id, start.shared);
     shard.panic_on_publish_to(start.panic_topic);
     if start.id == 0 {
@@ -165,7 +182,10 @@ pub fn run(start: Start) -> io::Result<()> {
     let tasks = LocalSet::new();
     tasks.spawn_local(connection::flush(Rc::clone(&worker)));
     tasks.spawn_local(serve_deadlines(Rc::clone(&worker), timer));
-    tasks.spawn_local(collect_mail(Rc::clone(&worker), Arc::clone(&start.doorway.mail)));
+    tasks.spawn_local(collect_mail(
+        Rc::clone(&worker),
+        Arc::clone(&start.doorway.mail),
+    ));
     tasks.block_on(&runtime, obey(worker, start.doorway.orders));
     Ok(())
 }
@@ -188,7 +208,9 @@ async fn obey(worker: Rc<RefCell<Worker>>, mut orders: mpsc::UnboundedReceiver<O
                     }
                 };
                 if tokio::time::timeout(patience, all_gone).await.is_err() {
-                    tracing::warn!("Some clients did not take their last bytes in time; closing them.");
+                    tracing::warn!(
+                        "Some clients did not take their last bytes in time; closing them."
+                    );
                 }
                 return;
             }
@@ -217,7 +239,9 @@ async fn serve_deadlines(worker: Rc<RefCell<Worker>>, changed: Rc<Notify>) {
             let mut worker = worker.borrow_mut();
             let now = worker.now();
             worker.timer_armed = worker.shard.next_deadline();
-            worker.timer_armed.map(|at| Duration::from_millis(at.saturating_sub(now.monotonic)))
+            worker
+                .timer_armed
+                .map(|at| Duration::from_millis(at.saturating_sub(now.monotonic)))
         };
         let due = async {
             match wait {
@@ -264,7 +288,9 @@ impl Worker {
         let received = catch_unwind(AssertUnwindSafe(|| shard.receive(now, id, bytes)));
         received.unwrap_or_else(|_| {
             if self.shard.panic_is_fatal() {
-                tracing::error!("A panic in a shared room: stopping, so that nothing more is acknowledged.");
+                tracing::error!(
+                    "A panic in a shared room: stopping, so that nothing more is acknowledged."
+                );
                 self.stop_process();
             }
             tracing::error!("A panic while serving one connection; closing that connection.");
@@ -299,7 +325,11 @@ impl Worker {
 
     /// Whether the flusher has something to do; remembers its waker.
     pub(crate) fn begin_flush(&mut self, waker: &Waker) -> bool {
-        if self.flusher.as_ref().is_none_or(|known| !known.will_wake(waker)) {
+        if self
+            .flusher
+            .as_ref()
+            .is_none_or(|known| !known.will_wake(waker))
+        {
             self.flusher = Some(waker.clone());
         }
         std::mem::take(&mut self.flush_wanted) || self.shard.has_turn_to_end()

@@ -36,14 +36,16 @@ impl Session {
     ) -> Result<(), Violation> {
         let durable_session = self.is_resumable();
         let Some(entry) = self.inflight.find(packet_id) else {
-            // D20: an id that is not in use is answered as if it were.
-            write_short(
-                PUBREL,
-                packet_id,
-                ReasonCode::Success,
-                self.version,
-                out.send,
-            );
+            // D20: an id that is not in use is answered as if it were, unless the client refuses what it names.
+            if !reason_code.is_error() {
+                write_short(
+                    PUBREL,
+                    packet_id,
+                    ReasonCode::Success,
+                    self.version,
+                    out.send,
+                );
+            }
             return Ok(());
         };
         match entry.state {

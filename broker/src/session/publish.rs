@@ -407,17 +407,22 @@ impl AcknowledgementFifo {
     }
 }
 
-/// `$SYS` and `$CONTROL` belong to the broker; other topics that begin with `$` are ordinary topics.
+/// `$SYS`, `$CONTROL` and `$share` belong to the broker; other topics that begin with `$` are ordinary topics. Bridges tell
+/// the state of their connection below `$SYS/broker/connection/`, as they do with Mosquitto.
 pub fn may_publish_to(topic: &str) -> bool {
-    !topic.starts_with('$')
-        || !RESERVED.iter().any(|reserved| {
-            topic
-                .strip_prefix(reserved)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        })
+    if !topic.starts_with('$') {
+        return true;
+    }
+    let below = |root: &str| {
+        topic
+            .strip_prefix(root)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let bridge_state = topic.starts_with("$SYS/broker/connection/") && topic.ends_with("/state");
+    bridge_state || !RESERVED.iter().any(|root| below(root))
 }
 
-const RESERVED: [&str; 2] = ["$SYS", "$CONTROL"];
+const RESERVED: [&str; 3] = ["$SYS", "$CONTROL", "$share"];
 
 fn fingerprint(topic: &str, payload: &[u8]) -> u64 {
     // Fixed seeds: the same bytes have the same fingerprint in every run. A collision merely closes a connection that

@@ -26,6 +26,8 @@ pub enum Cause {
     NotConnect,
     /// CONNECT is answered with this code.
     Refused(ReasonCode),
+    /// CONNECT is fine, but the client does not take a packet as large as its CONNACK.
+    Unanswerable,
     /// DISCONNECT from the client.
     Disconnected(WillFate),
     /// The socket closed or failed.

@@ -194,6 +194,10 @@ impl Shard {
     ) -> Result<(), Cause> {
         let settings = Arc::clone(&self.shared.settings);
         let admitted = admit(&mut connect, id, &settings).map_err(Cause::Refused)?;
+        let answer = admitted.connack(false, assigned.then_some(&*connect.client_id));
+        if answer.encoded_length(admitted.version) > admitted.link.maximum_packet_size as usize {
+            return Err(Cause::Unanswerable); // [MQTT-3.1.2-24]
+        }
         let existing = self.by_client_id.get(&*connect.client_id).copied();
         if let Some(existing) = existing {
             let owner = self
@@ -340,13 +344,13 @@ impl Shard {
         id
     }
 
-    /// An id nobody else has: the shard, a count, and the process's random seed [MQTT-3.1.3-6].
+    /// An id nobody else has: a number of this process, the shard, and a count [MQTT-3.1.3-6].
     fn new_client_id(&mut self) -> Box<str> {
         loop {
             self.assigned_ids += 1;
             let id = format!(
                 "auto-{:016X}-{:X}-{:X}",
-                self.shared.hash_seed, self.id, self.assigned_ids
+                self.shared.instance, self.id, self.assigned_ids
             );
             if !self.by_client_id.contains_key(&*id) {
                 return id.into();

@@ -60,7 +60,10 @@ pub struct Shared {
     pub methods: Methods,
     /// `None`: nothing survives this process.
     pub journal: Option<Arc<dyn Journal>>,
+    /// Nobody outside may know it: who does can make topics collide.
     pub hash_seed: u64,
+    /// Tells this process from others in what it makes up, such as client ids.
+    pub instance: u64,
 }
 
 /// One worker's share of the broker.
