@@ -17,7 +17,7 @@ fn any_packet() -> impl Strategy<Value = (ProtocolVersion, Packet)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(common::cases(2_000))]
 
     #[test]
     fn every_packet_survives_the_wire((version, packet) in any_packet()) {
@@ -108,7 +108,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(common::cases(300))]
 
     /// W20: one byte a segment, or all packets in one.
     #[test]

@@ -70,7 +70,7 @@ fn mqtt_4_7_examples_match_as_the_standard_says() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(5_000))]
+    #![proptest_config(common::cases(5_000))]
 
     #[test]
     fn matching_agrees_with_a_slow_matcher(

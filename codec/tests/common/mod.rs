@@ -22,6 +22,14 @@ pub(crate) const VERSIONS: [ProtocolVersion; 3] = [
     ProtocolVersion::V5,
 ];
 
+/// So many cases. A failure prints its packet, and becomes a test of its own; no file is kept.
+pub(crate) fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(cases)
+    }
+}
+
 pub(crate) fn version() -> impl Strategy<Value = ProtocolVersion> {
     prop::sample::select(&VERSIONS[..])
 }
