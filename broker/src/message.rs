@@ -30,7 +30,8 @@ pub struct MessageRef<'a> {
     pub sequence: u64,
     /// The publishing session, for No Local.
     pub publisher: Option<SessionId>,
-    pub publisher_client_id: Option<&'a str>,
+    /// For the store; only set once somebody durable is to own the message.
+    pub publisher_client_id: Option<Arc<str>>,
     /// Identity for the store; assigned before somebody durable owns the message.
     pub message_id: MessageId,
     stored: OnceCell<Arc<StoredMessage>>,
@@ -59,7 +60,6 @@ impl<'a> MessageRef<'a> {
             retain: stored.retain,
             expires_at: stored.expires_at,
             sequence: stored.sequence,
-            publisher_client_id: stored.publisher.as_deref(),
             message_id: stored.message_id,
             ..Self::new(
                 &stored.topic,
@@ -85,7 +85,7 @@ impl<'a> MessageRef<'a> {
                 retain: self.retain,
                 expires_at: self.expires_at,
                 sequence: self.sequence,
-                publisher: self.publisher_client_id.map(Into::into),
+                publisher: self.publisher_client_id.as_deref().map(Into::into),
             })
         })
     }

@@ -181,17 +181,12 @@ impl Shard {
     /// Publishes a will through the one door.
     pub(super) fn publish_will(&mut self, now: Now, id: SessionId, will: &Will) {
         self.shared.exchange.will_bytes.give_back(will.cost());
-        let client_id = self
-            .sessions
-            .get(id.slot, id.generation)
-            .map(|session| std::sync::Arc::clone(&session.client_id));
         let mut message = MessageRef::new(&will.topic, &will.payload, &will.properties, will.qos);
         message.retain = will.retain;
         message.expires_at = will
             .message_expiry_interval
             .map(|seconds| now.monotonic + u64::from(seconds) * 1000);
         message.publisher = Some(id);
-        message.publisher_client_id = client_id.as_deref();
         self.publish(now, &mut message, None);
     }
 

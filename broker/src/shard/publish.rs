@@ -72,7 +72,7 @@ impl Shard {
         };
         let last_route = connection.last_route.take();
         let known_topic = last_route.as_ref().map_or("", |route| &route.topic);
-        let publish = PublishRef::decode(packet, session.version, &self.limits, known_topic)
+        let publish = PublishRef::decode_on_known_topic(packet, session.version, &self.limits, known_topic)
             .map_err(|error| Cause::Violation(error.into()))?;
         let mut out = self.sinks.outputs(now, &self.shared, &mut connection.send);
         let inbound = session
@@ -111,19 +111,15 @@ impl Shard {
                 &copied
             }
         };
-        let client_id = Arc::clone(&session.client_id);
         let mut message = MessageRef::new(topic, publish.payload, properties, publish.qos);
         message.retain = publish.retain;
         message.publisher = Some(session_id);
-        message.publisher_client_id = Some(&client_id);
         message.expires_at = publish
             .properties
             .message_expiry_interval
             .map(|seconds| now.monotonic + u64::from(seconds) * 1000);
-        let route = match last_route {
-            Some(route) if *route.topic == *topic && route.is_current(&self.shared.exchange) => {
-                route
-            }
+        let route = match &last_route {
+            Some(route) if *route.topic == *topic && route.is_current(&self.shared.exchange) => Rc::clone(route),
             _ => self.route(topic),
         };
         self.in_shared_room = true;
@@ -186,6 +182,10 @@ impl Shard {
                 || route.groups.iter().any(|group| group.is_resumable()));
         if durable {
             message.message_id = self.shared.exchange.next_message_id();
+            message.publisher_client_id = message
+                .publisher
+                .and_then(|id| self.sessions.get(id.slot, id.generation))
+                .map(|session| Arc::clone(&session.client_id));
         }
         if message.retain {
             self.retain(message);
@@ -214,7 +214,9 @@ impl Shard {
             self.deliver_after_pubrec(now, message, route, skipped, offers, receipt);
         } else {
             self.deliver(now, message, route, &skipped);
-            self.carry_out(now, offers);
+            if !offers.is_empty() {
+                self.carry_out(now, offers);
+            }
         }
         // [MQTT-3.4.2-1]: 5.0 publishers of QoS 1 hear that nobody subscribes.
         let reason_code = if route.is_empty() && message.qos == QoS::AtLeastOnce {
