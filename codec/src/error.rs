@@ -273,6 +273,7 @@ impl From<TopicError> for Misdeed {
     fn from(error: TopicError) -> Self {
         match error {
             TopicError::Empty => Self::EmptyTopicName,
+            // Two bytes of length cannot say it; only a string from elsewhere can be so long.
             TopicError::TooLong => Self::TooManyTopicLevels,
             TopicError::ForbiddenCharacter => Self::ForbiddenCharacter,
             TopicError::WildcardInTopicName => Self::WildcardInTopicName,

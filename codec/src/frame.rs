@@ -111,7 +111,7 @@ pub struct Limits {
     pub packet_size_max: u32,
     /// User Properties of one packet (of CONNECT: those of the packet and of the Will each). Above: [`Misdeed::TooManyUserProperties`].
     pub user_properties_max: u16,
-    /// Levels of a Topic Name. Above: [`Misdeed::TooManyTopicLevels`]. Topic Filters are left to the caller
+    /// Levels of a Topic Name (65,535 slashes make 65,536, which is always refused). Above: [`Misdeed::TooManyTopicLevels`]. Topic Filters are left to the caller
     /// ([`crate::topic::levels`]), who can refuse one of several.
     pub topic_levels_max: u16,
     /// Topic Filters of one SUBSCRIBE or UNSUBSCRIBE. Above: [`Misdeed::TooManyTopicFilters`].

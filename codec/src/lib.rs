@@ -4,6 +4,23 @@
 //! and the caller's [`Limits`], which are checked before anything is allocated. Out: a [`Packet`], or a [`DecodeError`]
 //! that knows the Reason Code the peer is to be told. No time, no sessions, no sockets: whether a packet is welcome now is for
 //! the session to say. Nothing here panics or recurses on input.
+//!
+//! ```
+//! use nightjar_codec::{Limits, Packet, ProtocolVersion, cut, decode};
+//!
+//! let limits = Limits::PROTOCOL;
+//! let mut received: &[u8] = b"\xc0\x00\x30\x05\x00\x01ahi\x30";
+//! let mut packets = Vec::new();
+//! // `None`: what is left is the beginning of a packet, and more has to be received.
+//! while let Some((_, length)) = cut(received, &limits)? {
+//!     let (packet, rest) = received.split_at(length);
+//!     packets.push(decode(packet, ProtocolVersion::V3_1_1, &limits)?);
+//!     received = rest;
+//! }
+//! assert!(matches!(&packets[..], [Packet::Pingreq, Packet::Publish(_)]));
+//! assert_eq!(received, b"\x30");
+//! # Ok::<(), nightjar_codec::DecodeError>(())
+//! ```
 #![no_std]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -19,8 +36,6 @@
 )]
 
 extern crate alloc;
-#[cfg(test)]
-extern crate std;
 
 pub mod error;
 pub mod frame;

@@ -50,6 +50,8 @@ impl Auth {
         if !reader.is_empty() {
             auth.reason_code = reason_code(reader, PacketType::Auth)?;
         }
+        // As in the other packets, no Property Length is no properties; 3.15.2.1 leaves it out only beside the Reason Code, but
+        // an AUTH of one byte is answered 0x82 in the byte vectors, not 0x81.
         if !reader.is_empty() {
             auth.properties = AuthProperties::decode(reader, blobs, limits)?;
         }
