@@ -231,7 +231,7 @@ impl Default for Settings {
             subscriptions_per_session_max: 100_000,
             subscriptions_max: 10_000_000,
             will_bytes_max: 256 * MIB,
-            inflight_messages_max: 1_000,
+            inflight_messages_max: 10_000,
             queue_messages_max: 0,
             queue_bytes_max: 256 * MIB,
             queue_total_bytes_max: 4_096 * MIB,

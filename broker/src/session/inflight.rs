@@ -42,7 +42,7 @@ pub struct Kept {
 pub struct Entry {
     pub state: State,
     /// Kept where the session can come back or a share group wants it back; else the bytes are on their way and that is all.
-    pub kept: Option<Kept>,
+    pub kept: Option<Box<Kept>>,
     pub origin: Origin,
     /// What the store calls it, 0 where the store does not know it.
     pub message_id: MessageId,

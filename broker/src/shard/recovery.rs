@@ -222,7 +222,7 @@ impl Shard {
             };
             let entry = Entry {
                 state,
-                kept,
+                kept: kept.map(Box::new),
                 origin: Origin::Direct,
                 message_id: queued.message_id,
                 hold: None,
