@@ -293,14 +293,16 @@ impl Session {
             out.counters.dropped_too_large += 1; // [MQTT-3.1.2-25]
             return self.drop_delivery(message.message_id, grant, out);
         }
-        let kept = keep.then(|| Box::new(Kept {
-            message: Arc::clone(message.stored()),
-            qos,
-            retain: grant.retain,
-            subscription_identifiers: grant.subscription_identifiers.into(),
-            origin: grant.origin,
-            reserved: grant.reserved,
-        }));
+        let kept = keep.then(|| {
+            Box::new(Kept {
+                message: Arc::clone(message.stored()),
+                qos,
+                retain: grant.retain,
+                subscription_identifiers: grant.subscription_identifiers.into(),
+                origin: grant.origin,
+                reserved: grant.reserved,
+            })
+        });
         if !keep {
             self.receiver.budget.release_if(grant.reserved, out.totals);
         }

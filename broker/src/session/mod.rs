@@ -17,6 +17,7 @@ pub mod inflight;
 pub mod output;
 pub mod publish;
 pub mod quota;
+pub mod reason_string;
 pub mod send_buffer;
 pub mod subscribe;
 pub mod topic_alias;
@@ -34,6 +35,7 @@ use crate::settings::Settings;
 use inflight::{Inflight, Kept};
 use publish::UnreleasedQos2;
 use quota::Receiver;
+use reason_string::Audience;
 use subscribe::Subscription;
 use topic_alias::{InboundAliases, OutboundAliases};
 pub use violation::Violation;
@@ -232,6 +234,16 @@ impl Link {
 
     pub fn send_quota(&self) -> u16 {
         self.send_quota
+    }
+
+    /// Who would read a Reason String.
+    pub fn audience(&self, version: ProtocolVersion, settings: &Settings) -> Audience {
+        Audience::new(
+            settings,
+            version,
+            self.request_problem_information,
+            self.maximum_packet_size,
+        )
     }
 }
 

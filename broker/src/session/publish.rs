@@ -5,10 +5,13 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use nightjar_codec::packet::PublishRef;
-use nightjar_codec::{PacketId, QoS, ReasonCode};
+use nightjar_codec::{
+    Acknowledgement, AcknowledgementProperties, Packet, PacketId, ProtocolVersion, QoS, ReasonCode,
+};
 use nightjar_storage::Operation;
 
 use super::output::Outputs;
+use super::reason_string::Audience;
 use super::{AcknowledgementFifo, Session, Violation, WaitingAcknowledgement};
 use crate::identity::Ticket;
 use crate::settings::Settings;
@@ -309,7 +312,13 @@ impl Session {
                 reason_code,
             }),
             None => {
-                kind.write(packet_id, reason_code, version, out);
+                kind.write(
+                    packet_id,
+                    reason_code,
+                    link.audience(version, out.settings),
+                    version,
+                    out,
+                );
                 kind.count_sent(reason_code, &mut link.unacknowledged);
             }
         }
@@ -321,13 +330,14 @@ impl Session {
         let Some(link) = self.link.as_mut() else {
             return;
         };
+        let audience = link.audience(version, out.settings);
         for (kind, fifo) in [
             (Kind::Puback, &mut link.pubacks),
             (Kind::Pubrec, &mut link.pubrecs),
             (Kind::Pubcomp, &mut link.pubcomps),
         ] {
             while let Some(first) = fifo.next_durable(out) {
-                kind.write(first.packet_id, first.reason_code, version, out);
+                kind.write(first.packet_id, first.reason_code, audience, version, out);
                 kind.count_sent(first.reason_code, &mut link.unacknowledged);
             }
         }
@@ -341,6 +351,7 @@ impl Session {
         let Some(link) = self.link.as_mut() else {
             return false;
         };
+        let audience = link.audience(version, out.settings);
         for (kind, fifo) in [
             (Kind::Puback, &mut link.pubacks),
             (Kind::Pubrec, &mut link.pubrecs),
@@ -350,7 +361,13 @@ impl Session {
                     self.unreleased.remove(waiting.packet_id);
                 }
                 if version.is_v5() {
-                    kind.write(waiting.packet_id, ReasonCode::QuotaExceeded, version, out);
+                    kind.write(
+                        waiting.packet_id,
+                        ReasonCode::QuotaExceeded,
+                        audience,
+                        version,
+                        out,
+                    );
                     kind.count_sent(ReasonCode::QuotaExceeded, &mut link.unacknowledged);
                 } else {
                     close = true;
@@ -376,15 +393,46 @@ impl Kind {
         self,
         packet_id: PacketId,
         reason_code: ReasonCode,
-        version: nightjar_codec::ProtocolVersion,
+        audience: Audience,
+        version: ProtocolVersion,
         out: &mut Outputs<'_>,
     ) {
+        if reason_code.is_error() && audience.listens() {
+            self.write_explained(packet_id, reason_code, audience, version, out);
+            return;
+        }
         let first_byte = match self {
             Self::Puback => 0x40,
             Self::Pubrec => 0x50,
             Self::Pubcomp => 0x70,
         };
         super::acknowledge::write_short(first_byte, packet_id, reason_code, version, out.send);
+    }
+
+    fn write_explained(
+        self,
+        packet_id: PacketId,
+        reason_code: ReasonCode,
+        audience: Audience,
+        version: ProtocolVersion,
+        out: &mut Outputs<'_>,
+    ) {
+        let acknowledgement = Acknowledgement {
+            packet_id,
+            reason_code,
+            properties: AcknowledgementProperties::default(),
+        };
+        let mut packet = match self {
+            Self::Puback => Packet::Puback(acknowledgement),
+            Self::Pubrec => Packet::Pubrec(acknowledgement),
+            Self::Pubcomp => Packet::Pubcomp(acknowledgement),
+        };
+        audience.explain(&mut packet, reason_code);
+        let encoded = out.send.append(|bytes| packet.encode(version, bytes));
+        debug_assert!(
+            encoded.is_ok(),
+            "an acknowledgement does not encode: {encoded:?}"
+        );
     }
 
     /// Where the publisher's use of our Receive Maximum ends: PUBACK, PUBCOMP, or a PUBREC that refuses.

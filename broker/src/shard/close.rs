@@ -4,6 +4,8 @@
 //! its will is published or not. A session ends when its connection does, when its time is up, or when a clean start
 //! replaces it.
 
+use std::fmt;
+
 use nightjar_codec::packet::{Disconnect, DisconnectProperties};
 use nightjar_codec::{Packet, ProtocolVersion, ReasonCode};
 use nightjar_storage::Operation;
@@ -15,6 +17,7 @@ use crate::message::MessageRef;
 use crate::session::Violation;
 use crate::session::connect::refusal;
 use crate::session::disconnect::WillFate;
+use crate::session::reason_string::Audience;
 use crate::session::will::{self, Will};
 
 /// Why a connection ends.
@@ -61,16 +64,25 @@ impl Shard {
         if matches!(cause, Cause::Violation(_)) {
             self.sinks.counters.violations += 1;
         }
-        if let Some(packet) = farewell(&cause, connection.version, served.is_some()) {
-            let version = connection.version;
-            connection.send.borrow_from(&mut self.sinks.pool);
-            let encoded = match &packet {
-                (Packet::Connack(_), Some(version)) => {
-                    connection.send.append(|out| packet.0.encode(*version, out))
-                }
-                _ => connection.send.append(|out| packet.0.encode(version, out)),
+        if let Some((mut packet, version)) = farewell(&cause, connection.version, served.is_some())
+        {
+            let version = version.unwrap_or(connection.version);
+            let settings = &self.shared.settings;
+            let link = served
+                .and_then(|session| self.sessions.get(session.slot, session.generation))
+                .and_then(|session| session.link.as_ref());
+            let audience = match link {
+                Some(link) => link.audience(version, settings),
+                None => Audience::new(settings, version, true, connection.maximum_packet_size),
             };
-            debug_assert!(encoded.is_ok(), "a farewell does not encode");
+            audience.explain(&mut packet, &cause);
+            connection.send.borrow_from(&mut self.sinks.pool);
+            let encoded = connection.send.append(|out| packet.encode(version, out));
+            // [v3 MQTT-3.2.2-6]: where no return code fits, nothing is sent.
+            debug_assert!(
+                encoded.is_ok() || !version.is_v5(),
+                "a farewell does not encode: {encoded:?}"
+            );
         }
         self.receive_bytes -= connection.partial.len() as u64;
         connection.partial = Vec::new();
@@ -349,22 +361,41 @@ impl Shard {
                             "Client {client_id} disconnected due to protocol error: {violation}."
                         );
                     }
-                    other => tracing::info!("Client {client_id} disconnected: {other:?}."),
+                    other => tracing::info!("Client {client_id} disconnected: {other}."),
                 }
             }
             None => match cause {
                 Cause::Refused(reason_code) => {
                     tracing::info!(
-                        "Connection from {} refused: {reason_code:?}.",
+                        "Connection from {} refused: {reason_code}.",
                         connection.peer
                     );
                 }
                 Cause::Violation(violation) => {
                     tracing::info!("Connection from {} closed: {violation}.", connection.peer);
                 }
-                other => tracing::debug!("Connection from {} closed: {other:?}.", connection.peer),
+                other => tracing::debug!("Connection from {} closed: {other}.", connection.peer),
             },
         }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Violation(violation) => return violation.fmt(f),
+            Self::Refused(reason_code) | Self::Server(reason_code) => return reason_code.fmt(f),
+            Self::NotConnect => "the first packet is not CONNECT",
+            Self::Unanswerable => "CONNACK is larger than the client's maximum packet size",
+            Self::Disconnected(_) => "DISCONNECT from the client",
+            Self::PeerGone => "the client closed its connection",
+            Self::KeepAlive => "no packet within one and a half times the keep alive",
+            Self::ConnectTimeout => "no CONNECT in time",
+            Self::TakenOver => "another connection took over the session",
+            Self::ShutDown => "the broker shuts down",
+            Self::NotOwned => "a publish could not be stored",
+            Self::Panic => "an internal error",
+        })
     }
 }
 

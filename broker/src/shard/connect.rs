@@ -4,6 +4,7 @@
 //! anything is answered (D13). On the home shard takeover is plain sequence: the old connection ends, then the new one is
 //! attached, then CONNACK [MQTT-3.1.4-3].
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -38,6 +39,10 @@ impl Shard {
         };
         if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
             connection.version = connect.protocol_version;
+            connection.maximum_packet_size = connect
+                .properties
+                .maximum_packet_size
+                .map_or(u32::MAX, NonZeroU32::get);
         }
         if self.draining {
             return Err(Cause::Refused(ReasonCode::ServerUnavailable));

@@ -116,6 +116,8 @@ pub struct Connection {
     pub peer: Box<str>,
     phase: Phase,
     version: ProtocolVersion,
+    /// As CONNECT said; for the CONNACK that refuses it.
+    maximum_packet_size: u32,
     send: SendBuffer,
     /// The beginning of a packet whose rest has not come.
     partial: Vec<u8>,
@@ -229,6 +231,7 @@ impl Shard {
             peer: peer.into(),
             phase: Phase::Greeting,
             version: ProtocolVersion::V3_1_1,
+            maximum_packet_size: u32::MAX,
             send: SendBuffer::default(),
             partial: Vec::new(),
             last_received: now.monotonic,
@@ -453,7 +456,7 @@ impl Shard {
 
     /// A look at the sessions, for tests and numbers.
     pub fn each_session(&self, mut look: impl FnMut(&Session)) {
-        self.sessions.iter().for_each(|session| look(session));
+        self.sessions.iter().for_each(&mut look);
     }
 
     /// Whether a panic that was caught struck where other connections' state may be half done (D18).

@@ -255,11 +255,7 @@ impl Shard {
                     self.close_session_connection(now, accepted.session())
                 }
                 Waiting::Packet { connection, .. } | Waiting::Connack { connection, .. } => {
-                    self.close(
-                        now,
-                        connection,
-                        Cause::Server(ReasonCode::ServerUnavailable),
-                    );
+                    self.close(now, connection, Cause::Server(ReasonCode::ServerBusy));
                 }
             }
         }
@@ -294,11 +290,7 @@ impl Shard {
             .and_then(|session| session.link.as_ref())
             .map(|link| link.connection);
         if let Some(connection) = connection {
-            self.close(
-                now,
-                connection,
-                Cause::Server(ReasonCode::ServerUnavailable),
-            );
+            self.close(now, connection, Cause::Server(ReasonCode::ServerBusy));
         }
     }
 }

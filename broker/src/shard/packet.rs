@@ -44,6 +44,8 @@ impl Shard {
     fn serve(&mut self, now: Now, id: ConnectionId, session: SessionId, packet: &[u8]) -> Handled {
         match packet.first().map(|first| first >> 4) {
             Some(PUBLISH) => return self.handle_publish(now, id, session, packet),
+            // [MQTT-3.1.0-2]: whatever is in it.
+            Some(CONNECT) => return Err(Cause::Violation(Violation::SecondConnect)),
             Some(PUBACK..=PUBCOMP) => {
                 if let Some((packet_type, packet_id)) = decode_acknowledgement_short(packet) {
                     return self.handle_acknowledgement(
@@ -95,8 +97,7 @@ impl Shard {
                 return Err(Cause::Disconnected(fate));
             }
             Packet::Auth(auth) => return self.handle_auth(id, session, auth),
-            Packet::Connect(_) => return Err(Cause::Violation(Violation::SecondConnect)),
-            // A PUBLISH went its own way above.
+            // CONNECT and PUBLISH went their own ways above.
             _ => return Err(Cause::Violation(Violation::PacketForClients)),
         };
         self.handle_acknowledgement(now, id, session, packet_type, packet_id, reason_code)
@@ -188,6 +189,7 @@ impl Shard {
     }
 }
 
+const CONNECT: u8 = PacketType::Connect as u8;
 const PUBLISH: u8 = PacketType::Publish as u8;
 const PUBACK: u8 = PacketType::Puback as u8;
 const PUBCOMP: u8 = PacketType::Pubcomp as u8;

@@ -72,8 +72,9 @@ impl Shard {
         };
         let last_route = connection.last_route.take();
         let known_topic = last_route.as_ref().map_or("", |route| &route.topic);
-        let publish = PublishRef::decode_on_known_topic(packet, session.version, &self.limits, known_topic)
-            .map_err(|error| Cause::Violation(error.into()))?;
+        let publish =
+            PublishRef::decode_on_known_topic(packet, session.version, &self.limits, known_topic)
+                .map_err(|error| Cause::Violation(error.into()))?;
         let mut out = self.sinks.outputs(now, &self.shared, &mut connection.send);
         let inbound = session
             .handle_publish(&publish, &mut out)
@@ -119,7 +120,9 @@ impl Shard {
             .message_expiry_interval
             .map(|seconds| now.monotonic + u64::from(seconds) * 1000);
         let route = match &last_route {
-            Some(route) if *route.topic == *topic && route.is_current(&self.shared.exchange) => Rc::clone(route),
+            Some(route) if *route.topic == *topic && route.is_current(&self.shared.exchange) => {
+                Rc::clone(route)
+            }
             _ => self.route(topic),
         };
         self.in_shared_room = true;

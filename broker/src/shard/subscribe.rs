@@ -109,16 +109,34 @@ impl Shard {
                 Err(_) => reason_codes.push(ReasonCode::UnspecifiedError), // [v3 MQTT-3.9.3-2]: 0x80
             }
         }
-        let suback = Suback {
+        let refused = reason_codes
+            .iter()
+            .position(|code: &ReasonCode| code.is_error());
+        let mut suback = Packet::Suback(Suback {
             packet_id: accepted.packet_id,
             reason_codes,
             properties: SubackProperties::default(),
-        };
-        self.write_packet(accepted.connection, &Packet::Suback(suback));
+        });
+        if let (Some(place), Packet::Suback(Suback { reason_codes, .. })) = (refused, &suback) {
+            let text = format!("topic filter {}: {}", place + 1, reason_codes[place]);
+            self.explain(session_id, &mut suback, text);
+        }
+        self.write_packet(accepted.connection, &suback);
         for (filter, subscription, seen) in retained {
             self.send_retained(now, session_id, &filter.topic_filter, &subscription, &seen);
         }
         self.pump(now, session_id);
+    }
+
+    /// Adds a Reason String where the session's client may see one.
+    fn explain(&self, id: SessionId, packet: &mut Packet, text: String) {
+        let session = self.sessions.get(id.slot, id.generation);
+        if let Some((session, link)) =
+            session.and_then(|session| Some((session, session.link.as_ref()?)))
+        {
+            link.audience(session.version, &self.shared.settings)
+                .explain(packet, text);
+        }
     }
 
     pub(super) fn handle_unsubscribe(
