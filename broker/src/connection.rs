@@ -223,6 +223,10 @@ impl Worker {
                 continue;
             };
             if socket.write_blocked {
+                // A peer that takes nothing more must not keep its socket past the time it had for its last bytes.
+                if self.shard.is_closing(*id) {
+                    self.wake_reader(*id);
+                }
                 continue;
             }
             match self.try_write(*id) {
@@ -238,10 +242,10 @@ impl Worker {
                     }
                     self.wake_reader(*id);
                 }
-                // The reading task meets the same error and ends the connection.
                 Err(_) => {
-                    self.lose(*id);
+                    // Its task ends when it finds the socket gone; the socket holds its waker, so it is woken first.
                     self.wake_reader(*id);
+                    self.lose(*id);
                 }
             }
         }
