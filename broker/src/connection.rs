@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 
 use crate::identity::ConnectionId;
 use crate::shard::Received;
-use crate::worker::{Counted, Handover, Worker};
+use crate::worker::{Counted, Handover, PanicStops, Worker};
 
 /// An open socket and the task that reads it.
 pub(crate) struct Socket {
@@ -86,6 +86,7 @@ pub(crate) fn serve(worker: &Rc<RefCell<Worker>>, socket: Handover, unread: &[u8
     worker.borrow_mut().after_input();
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
+        let _panic_stops = PanicStops;
         let end = poll_fn(|context| worker.borrow_mut().poll_connection(id, context)).await;
         if let End::Closed(socket) = end {
             linger(socket).await;
@@ -95,6 +96,7 @@ pub(crate) fn serve(worker: &Rc<RefCell<Worker>>, socket: Handover, unread: &[u8
 
 /// The task behind all readers: ends turns and writes. Never finishes.
 pub(crate) async fn flush(worker: Rc<RefCell<Worker>>) {
+    let _panic_stops = PanicStops;
     poll_fn(|context| {
         let mut worker = worker.borrow_mut();
         if worker.begin_flush(context.waker()) {

@@ -22,7 +22,6 @@ fn main() -> ExitCode {
     match server::run(start.settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("Error: {error}");
             eprintln!("Error: {error}");
             ExitCode::FAILURE
         }

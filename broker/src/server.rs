@@ -73,6 +73,7 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
     let mut threads = Vec::new();
     for (id, doorway) in (0..shards).zip(doorways) {
         let start = worker::Start {
+            runtime: worker::runtime().map_err(ServerError::Start)?,
             id,
             shared: shared.clone(),
             clock,

@@ -13,8 +13,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
+use std::thread;
 use std::time::Duration;
 
+use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::LocalSet;
 
@@ -144,8 +146,27 @@ impl Drop for Counted {
     }
 }
 
+/// Held by every task that serves more than one connection, or one connection outside of `Worker::receive`: a panic in it
+/// has struck what others depend on, and nobody would notice that the task is gone (D18).
+pub(crate) struct PanicStops;
+
+impl Drop for PanicStops {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            stop_process();
+        }
+    }
+}
+
+/// The supervisor starts us again; what was acknowledged is in the journal.
+fn stop_process() -> ! {
+    tracing::error!("A panic in a shared room: stopping, so that nothing more is acknowledged.");
+    std::process::exit(EXIT_PANIC)
+}
+
 /// What a worker needs to start.
 pub struct Start {
+    pub runtime: Runtime,
     pub id: ShardId,
     pub shared: Shared,
     pub clock: Clock,
@@ -155,11 +176,16 @@ pub struct Start {
     pub panic_topic: Option<Box<str>>,
 }
 
-/// Serves until told to shut down. Runs on its own thread.
-pub fn run(start: Start) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+/// The runtime of one worker.
+pub fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()?;
+        .build()
+}
+
+/// Serves until told to shut down. Runs on its own thread.
+pub fn run(start: Start) {
+    let _panic_stops = PanicStops;
     let mut shard = Shard::new(start.id, start.shared);
     shard.panic_on_publish_to(start.panic_topic);
     if start.id == 0 {
@@ -186,8 +212,7 @@ pub fn run(start: Start) -> io::Result<()> {
         Rc::clone(&worker),
         Arc::clone(&start.doorway.mail),
     ));
-    tasks.block_on(&runtime, obey(worker, start.doorway.orders));
-    Ok(())
+    tasks.block_on(&start.runtime, obey(worker, start.doorway.orders));
 }
 
 /// Takes orders until the one to stop has been carried out.
@@ -219,6 +244,7 @@ async fn obey(worker: Rc<RefCell<Worker>>, mut orders: mpsc::UnboundedReceiver<O
 }
 
 async fn collect_mail(worker: Rc<RefCell<Worker>>, mail: Arc<Notify>) {
+    let _panic_stops = PanicStops;
     loop {
         mail.notified().await;
         let mut worker = worker.borrow_mut();
@@ -234,6 +260,7 @@ async fn collect_mail(worker: Rc<RefCell<Worker>>, mail: Arc<Notify>) {
 }
 
 async fn serve_deadlines(worker: Rc<RefCell<Worker>>, changed: Rc<Notify>) {
+    let _panic_stops = PanicStops;
     loop {
         let wait = {
             let mut worker = worker.borrow_mut();
@@ -288,20 +315,12 @@ impl Worker {
         let received = catch_unwind(AssertUnwindSafe(|| shard.receive(now, id, bytes)));
         received.unwrap_or_else(|_| {
             if self.shard.panic_is_fatal() {
-                tracing::error!(
-                    "A panic in a shared room: stopping, so that nothing more is acknowledged."
-                );
-                self.stop_process();
+                stop_process();
             }
             tracing::error!("A panic while serving one connection; closing that connection.");
             self.shard.panicked(now, id);
             Received::Continue
         })
-    }
-
-    /// The supervisor starts us again; what was acknowledged is in the journal.
-    fn stop_process(&self) -> ! {
-        std::process::exit(EXIT_PANIC)
     }
 
     /// This task may not read until another shard has taken its mail.

@@ -1320,6 +1320,49 @@ fn w21_a_panic_ends_one_connection_and_no_other() {
     scene.report();
 }
 
+/// D18: what others depend on may be half changed, so nothing more is acknowledged and the supervisor starts again.
+#[test]
+fn w21_a_panic_where_others_depend_on_it_ends_the_process() {
+    // A will is published while its session is taken apart: by DISCONNECT, by the close of the socket, by a timer.
+    for (name, delay, last) in [
+        ("DISCONNECT with will", 0, "e0 01 04"),
+        ("close", 0, ""),
+        ("will delay", 1, "e0 01 04"),
+    ] {
+        let options = Broker::options().environment("NIGHTJAR_TEST_PANIC_TOPIC", "panic/now");
+        let mut broker = options.start();
+        let connect = Connect::v5("doomed").properties("11 L60");
+        let connect = connect.will("panic/now", "x", 1, false);
+        let connect = connect.will_properties(&format!("18 L{delay}"));
+        let mut client = Client::connect(&broker, &connect);
+        client.send(&bytes(last));
+        if last.is_empty() {
+            drop(client);
+        }
+        let status = broker.wait_for_exit();
+        assert_eq!(status.code(), Some(101), "{name}:\n{}", broker.log());
+        assert!(broker.log().contains("stopping"), "{name}");
+    }
+}
+
+/// A QoS 2 PUBLISH that nobody took is no repeat when it comes again.
+#[test]
+fn w21_a_message_lost_in_a_panic_is_taken_when_it_is_sent_again() {
+    let options = Broker::options().environment("NIGHTJAR_TEST_PANIC_TOPIC", "panic/now");
+    let broker = options.start();
+    let connect = Connect::v5("twice").clean(false).properties("11 L60");
+    let mut client = Client::connect(&broker, &connect);
+    client.send(&packet("34", "s'panic/now' m1 v0 'x'"));
+    client.receive_to_close();
+    let mut client = Client::connect(&broker, &connect);
+    assert!(client.session_present());
+    client.send(&packet("82", "m9 v0 s'taken' 00"));
+    client.expect("90 04 m9 v0 00");
+    client.send(&packet("3c", "s'taken' m1 v0 'x'"));
+    client.expect("50 02 m1");
+    client.expect_bytes(&packet("30", "s'taken' v0 'x'"));
+}
+
 /// What a client sends from CONNECT to DISCONNECT. Subscriptions at QoS 0: no answer of ours is needed.
 const SCRIPT_V4: &[(&str, &str)] = &[
     ("10", "s'MQTT' 04 c6 k60 s'cut' s'wt' s'wp' s'us' s'pw'"),

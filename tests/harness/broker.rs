@@ -105,6 +105,16 @@ impl Broker {
         }
     }
 
+    /// Waits until the process ends by itself; bounded by 10 s.
+    #[track_caller]
+    pub fn wait_for_exit(&mut self) -> ExitStatus {
+        self.process
+            .as_mut()
+            .expect("only a broker that we started can be waited for")
+            .wait(Duration::from_secs(10))
+            .unwrap_or_else(|| panic!("still running after 10 s:\n{}", self.log()))
+    }
+
     /// Sends SIGTERM and waits for the end of the process; bounded by 10 s.
     #[track_caller]
     pub fn terminate(&mut self) -> ExitStatus {

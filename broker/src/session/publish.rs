@@ -63,6 +63,8 @@ struct Unreleased {
     /// PUBREC leaves once this is durable.
     ticket: Option<Ticket>,
     reason_code: ReasonCode,
+    /// The exchange has it: a repeat is one. False only while the PUBLISH is being served.
+    accepted: bool,
 }
 
 impl UnreleasedQos2 {
@@ -90,8 +92,19 @@ impl UnreleasedQos2 {
             bytes: 0,
             ticket: None,
             reason_code: ReasonCode::Success,
+            accepted: true,
         };
         self.ids.insert(packet_id, unreleased);
+    }
+
+    /// What was begun and not taken by the exchange is not known: its repeat is a new message.
+    pub fn forget_unaccepted(&mut self) {
+        self.ids.retain(|_, unreleased| {
+            if !unreleased.accepted {
+                self.bytes -= unreleased.bytes;
+            }
+            unreleased.accepted
+        });
     }
 
     /// D21 counts repeats within one connection.
@@ -175,6 +188,7 @@ impl Session {
                     bytes,
                     ticket: None,
                     reason_code: ReasonCode::Success,
+                    accepted: false,
                 };
                 self.unreleased.ids.insert(packet_id, unreleased);
                 self.unreleased.bytes += bytes;
@@ -214,6 +228,7 @@ impl Session {
                     if let Some(unreleased) = self.unreleased.ids.get_mut(&packet_id) {
                         unreleased.ticket = ticket;
                         unreleased.reason_code = reason_code;
+                        unreleased.accepted = true;
                     }
                 }
                 self.acknowledge(Kind::Pubrec, packet_id, reason_code, ticket, out);

@@ -10,6 +10,7 @@ use nightjar_codec::packet::{Disconnect, DisconnectProperties};
 use nightjar_codec::{Packet, ProtocolVersion, ReasonCode};
 use nightjar_storage::Operation;
 
+use super::publish::panic_if_planted;
 use super::{Phase, Shard, Timer};
 use crate::clock::Now;
 use crate::identity::{ConnectionId, GroupId, SessionId};
@@ -97,7 +98,7 @@ impl Shard {
                 Cause::Disconnected(fate) => fate,
                 _ => WillFate::Publish,
             };
-            self.detach(now, session, fate);
+            self.in_shared_room(|shard| shard.detach(now, session, fate));
         }
     }
 
@@ -199,6 +200,7 @@ impl Shard {
             .message_expiry_interval
             .map(|seconds| now.monotonic + u64::from(seconds) * 1000);
         message.publisher = Some(id);
+        panic_if_planted(self.panic_topic.as_deref(), message.topic);
         self.publish(now, &mut message, None);
     }
 

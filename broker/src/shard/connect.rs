@@ -215,8 +215,22 @@ impl Shard {
             }
             self.take_over(now, existing);
         }
+        self.in_shared_room(|shard| {
+            shard.take_session(now, id, &connect.client_id, admitted, assigned)
+        })
+    }
+
+    /// Finds or makes the session and attaches the connection to it.
+    fn take_session(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        client_id: &str,
+        admitted: Admitted,
+        assigned: bool,
+    ) -> Result<(), Cause> {
         // The old connection may have been the session's end.
-        let existing = self.by_client_id.get(&*connect.client_id).copied();
+        let existing = self.by_client_id.get(client_id).copied();
         let will_cost = admitted.will.as_ref().map_or(0, |will| will.cost());
         if !self.shared.exchange.will_bytes.take(will_cost) {
             return Err(Cause::Refused(ReasonCode::QuotaExceeded));
@@ -233,7 +247,7 @@ impl Shard {
                 self.shared.exchange.will_bytes.give_back(will_cost);
                 return Err(Cause::Refused(ReasonCode::QuotaExceeded));
             }
-            None => self.new_session(&connect.client_id, &admitted),
+            None => self.new_session(client_id, &admitted),
         };
         let present = resumed.is_some();
         self.attach(
@@ -242,7 +256,7 @@ impl Shard {
             session,
             admitted,
             present,
-            assigned.then_some(&*connect.client_id),
+            assigned.then_some(client_id),
         );
         Ok(())
     }

@@ -90,7 +90,8 @@ pub struct Shard {
     receive_bytes: u64,
     draining: bool,
     assigned_ids: u64,
-    /// A PUBLISH to this topic panics: a test's way to see that only its connection ends (D18).
+    /// A PUBLISH to this topic panics, and so does a will: a test's way to see that only its connection ends, or the process
+    /// where the panic strikes in what others depend on (D18).
     panic_topic: Option<Box<str>>,
     /// Between the first change of something that other sessions depend on and the last.
     in_shared_room: bool,
@@ -464,9 +465,23 @@ impl Shard {
         self.in_shared_room
     }
 
+    /// Makes a change that other sessions depend on: a panic on the way is fatal.
+    fn in_shared_room<R>(&mut self, change: impl FnOnce(&mut Self) -> R) -> R {
+        let outer = std::mem::replace(&mut self.in_shared_room, true);
+        let result = change(self);
+        self.in_shared_room = outer;
+        result
+    }
+
     /// A panic while this connection was served: it ends, nothing else does (D18).
     pub fn panicked(&mut self, now: Now, id: ConnectionId) {
         self.sinks.counters.panics += 1;
+        if let Some(connection) = self.connections.get(id.slot, id.generation)
+            && let Phase::Serving { session } = connection.phase
+            && let Some(session) = self.sessions.get_mut(session.slot, session.generation)
+        {
+            session.unreleased.forget_unaccepted();
+        }
         self.close(now, id, Cause::Panic);
     }
 

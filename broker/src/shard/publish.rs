@@ -252,7 +252,9 @@ impl Shard {
         }
         let version_5 = session.version.is_v5();
         if accepted.reason_code.is_error() && !version_5 {
-            // D1: no acknowledgement, and after a moment no connection: the client will send it again.
+            // D1: no acknowledgement, and after a moment no connection: the client will send it again, and that will be no
+            // repeat of something we own.
+            session.unreleased.forget_unaccepted();
             self.arm_refusal(now, id);
             return;
         }
@@ -703,7 +705,7 @@ impl Shard {
     }
 }
 
-fn panic_if_planted(planted: Option<&str>, topic: &str) {
+pub(super) fn panic_if_planted(planted: Option<&str>, topic: &str) {
     assert!(planted != Some(topic), "a test asked for this panic");
 }
 

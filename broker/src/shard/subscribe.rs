@@ -68,9 +68,7 @@ impl Shard {
         match ticket.filter(|ticket| !self.sinks.journal.is_durable(*ticket)) {
             Some(ticket) => self.wait_for(ticket, Waiting::Subscribe(Box::new(accepted))),
             None => {
-                self.in_shared_room = true;
-                self.finish_subscribe(now, accepted);
-                self.in_shared_room = false;
+                self.in_shared_room(|shard| shard.finish_subscribe(now, accepted));
             }
         }
         Ok(())
@@ -173,12 +171,14 @@ impl Shard {
         let reason_codes = unsubscribe
             .topic_filters
             .iter()
-            .map(
-                |filter| match self.remove_subscription(now, session_id, filter) {
+            .map(|filter| {
+                match self
+                    .in_shared_room(|shard| shard.remove_subscription(now, session_id, filter))
+                {
                     true => ReasonCode::Success,
                     false => ReasonCode::NoSubscriptionExisted, // [MQTT-3.10.4-5]: answered all the same
-                },
-            )
+                }
+            })
             .collect();
         let unsuback = Unsuback {
             packet_id: unsubscribe.packet_id,
