@@ -77,13 +77,19 @@ impl Exchange {
     }
 
     /// The shard a client id lives on, for as long as its session does (D13). `assigned` names the shard for an id that
-    /// the server has just made up.
+    /// the server has just made up. Asking leaves nothing behind: whoever asks has not been admitted yet.
     pub fn home(&self, client_id: &str, assigned: Option<ShardId>) -> ShardId {
         if let Some(home) = self.homes.get(client_id) {
             return *home;
         }
-        let home = assigned.unwrap_or_else(|| self.hashed_home(client_id));
-        *self.homes.entry(client_id.into()).or_insert(home)
+        assigned.unwrap_or_else(|| self.hashed_home(client_id))
+    }
+
+    /// A session of this client id begins on this shard. Only a home that its hash does not tell has to be remembered.
+    pub fn settle(&self, client_id: &Arc<str>, home: ShardId) {
+        if home != self.hashed_home(client_id) {
+            self.homes.insert(Arc::clone(client_id), home);
+        }
     }
 
     /// The session is gone; the next CONNECT chooses again.

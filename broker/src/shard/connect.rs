@@ -359,6 +359,7 @@ impl Shard {
             slot,
             generation,
         };
+        self.shared.exchange.settle(&client_id, shard);
         self.by_client_id.insert(client_id, id);
         id
     }
