@@ -75,11 +75,13 @@ impl Session {
         Ok(())
     }
 
-    /// What is granted for one topic filter, or the code that refuses it [MQTT-3.9.3-1].
+    /// What is granted for one topic filter, or the code that refuses it [MQTT-3.9.3-1]. `added` counts those of the same
+    /// packet that are new to the session.
     pub fn grant(
         &self,
         filter: &SubscribeFilter,
         subscription_identifier: Option<u32>,
+        added: &mut usize,
         settings: &Settings,
     ) -> Result<Subscription, ReasonCode> {
         let shared = topic::parse_shared(&filter.topic_filter)
@@ -96,8 +98,12 @@ impl Session {
             return Err(ReasonCode::WildcardSubscriptionsNotSupported);
         }
         let is_new = !self.subscriptions.contains_key(&filter.topic_filter);
-        if is_new && self.subscriptions.len() >= settings.subscriptions_per_session_max as usize {
-            return Err(ReasonCode::QuotaExceeded);
+        if is_new {
+            let count = self.subscriptions.len() + *added;
+            if count >= settings.subscriptions_per_session_max as usize {
+                return Err(ReasonCode::QuotaExceeded);
+            }
+            *added += 1;
         }
         let maximum = match settings.maximum_qos {
             0 => QoS::AtMostOnce,

@@ -39,10 +39,11 @@ impl Shard {
             .map_err(Cause::Violation)?;
         let identifier = subscribe.properties.subscription_identifier;
         let version_5 = session.version.is_v5();
+        let mut added = 0;
         let grants: Vec<Result<Subscription, ReasonCode>> = subscribe
             .filters
             .iter()
-            .map(|filter| session.grant(filter, identifier, &settings))
+            .map(|filter| session.grant(filter, identifier, &mut added, &settings))
             .collect();
         let resumable = session.is_resumable();
         let client_id: Box<str> = (&*session.client_id).into();
