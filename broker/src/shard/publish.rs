@@ -740,8 +740,9 @@ fn owned_delivery(message: &MessageRef<'_>, delivery: &Delivery) -> Option<Owned
 /// Routes by topic, as long as they hold.
 pub(super) struct RouteCache {
     routes: HashMap<Box<str>, Rc<Route>, FixedState>,
-    /// Deliveries in all cached routes: what the cache really weighs.
+    /// Deliveries in all cached routes, and bytes of their topics: what the cache really weighs.
     deliveries: usize,
+    topic_bytes: usize,
 }
 
 impl RouteCache {
@@ -749,6 +750,7 @@ impl RouteCache {
         Self {
             routes: HashMap::with_hasher(hasher),
             deliveries: 0,
+            topic_bytes: 0,
         }
     }
 
@@ -758,12 +760,17 @@ impl RouteCache {
         {
             return Rc::clone(route);
         }
-        if self.routes.len() >= ROUTES_MAX || self.deliveries >= DELIVERIES_MAX {
+        if self.routes.len() >= ROUTES_MAX
+            || self.deliveries >= DELIVERIES_MAX
+            || self.topic_bytes >= TOPIC_BYTES_MAX
+        {
             self.routes.clear();
             self.deliveries = 0;
+            self.topic_bytes = 0;
         }
         let route = Rc::new(Route::resolve(exchange, topic, shard));
         self.deliveries += route.local.len() + route.remote.len();
+        self.topic_bytes += topic.len();
         self.routes.insert(topic.into(), Rc::clone(&route));
         route
     }
@@ -780,5 +787,6 @@ pub(super) fn deliver_held(shard: &mut Shard, now: Now, held: HeldPublish) {
 
 const ROUTES_MAX: usize = 16 * 1024;
 const DELIVERIES_MAX: usize = 1024 * 1024;
+const TOPIC_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long a 3.x publisher stays connected after a refused publish.
 const REFUSAL_MILLISECONDS: u64 = 5000;
