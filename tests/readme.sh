@@ -11,7 +11,7 @@ trap 'kill $broker $subscriber 2>/dev/null || true; rm -rf "$folder"' EXIT
 
 # A port that is free at this moment.
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-"$nightjar" -p "$port" 2>"$folder/log" &
+timeout 120 "$nightjar" -p "$port" 2>"$folder/log" &
 broker=$!
 
 wait_for() { # FILE TEXT: at most 10 s
@@ -25,14 +25,14 @@ wait_for() { # FILE TEXT: at most 10 s
 
 # A publish that succeeds is the sign that the broker listens.
 for _ in $(seq 100); do
-    if mosquitto_pub -p "$port" -t ready -n 2>/dev/null; then break; fi
+    if timeout 5 mosquitto_pub -p "$port" -t ready -n 2>/dev/null; then break; fi
     sleep 0.1
 done
 
-stdbuf -oL mosquitto_sub -p "$port" -t 'a/#' -v -d >"$folder/early" 2>&1 &
+stdbuf -oL timeout 60 mosquitto_sub -p "$port" -t 'a/#' -v -d >"$folder/early" 2>&1 &
 subscriber=$!
 wait_for "$folder/early" 'received SUBACK'
-mosquitto_pub -p "$port" -t a/b -m hello -q 2 -r
+timeout 10 mosquitto_pub -p "$port" -t a/b -m hello -q 2 -r
 wait_for "$folder/early" '^a/b hello$'
 late=$(timeout 10 mosquitto_sub -p "$port" -t 'a/#' -v -C 1)
 [ "$late" = "a/b hello" ] || { echo "a late subscriber got '$late'"; exit 1; }

@@ -127,7 +127,7 @@ class MosquittoClients(Inbox):
             argv += ["-u", options["username"], "-P", options["password"]]
         if options.get("session_expiry_interval") is not None:
             argv += ["-x", str(options["session_expiry_interval"])]
-        for name in ("receive_maximum", "maximum_packet_size"):
+        for name in ("receive_maximum", "maximum_packet_size", "topic_alias_maximum"):
             if options.get(name) is not None:
                 argv += ["-D", "connect", name.replace("_", "-"), str(options[name])]
         for key, value in options.get("user_properties", []):
@@ -185,8 +185,8 @@ class MosquittoClients(Inbox):
             elif line.endswith("received CONNACK (0)") and not self.options["client_id"]:
                 # "Client auto-7 received CONNACK (0)": by then it calls itself what the broker calls it.
                 self.connack["properties"] = {"assigned_client_id": line.split(" ")[1]}
-            elif "received DISCONNECT" in line:
-                # "Client x received DISCONNECT (142)"
+            elif "eceived DISCONNECT (" in line:
+                # "Received DISCONNECT (142)"
                 reason_code = int(line.rsplit("(", 1)[1].rstrip(")"))
                 self.deliver({"event": "closed", "reason_code": reason_code, "detail": line})
             elif line.startswith(("Error", "Connection error")):

@@ -25,6 +25,7 @@ class Handle:
         self.closed = self.loop.create_future()
         self.waiting = {}
         self.early = {}
+        self.topic_aliases = {}
         arguments = {} if self.version == 5 else {"clean_session": request.get("clean_start", True)}
         self.client = mqtt.Client(
             mqtt.CallbackAPIVersion.VERSION2,
@@ -73,9 +74,14 @@ class Handle:
             self.at_home(lambda future=future: future.done() or future.set_exception(error))
 
     def on_message(self, _client, _userdata, message):
-        properties = told(message.properties) if self.version == 5 else None
+        properties = told(message.properties) if self.version == 5 else {}
+        topic = message.topic
+        # paho hands an aliased PUBLISH out with an empty topic: its user has to know the alias.
+        if alias := properties.get("topic_alias"):
+            topic = self.topic_aliases.setdefault(alias, topic) if not topic else topic
+            self.topic_aliases[alias] = topic
         tell_message(
-            self.name, message.topic, message.payload, message.qos, message.retain, message.dup, properties
+            self.name, topic, message.payload, message.qos, message.retain, message.dup, properties
         )
 
     def at_home(self, action):
