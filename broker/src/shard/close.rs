@@ -85,7 +85,7 @@ impl Shard {
                 "a farewell does not encode: {encoded:?}"
             );
         }
-        self.receive_bytes -= connection.partial.len() as u64;
+        self.receive_bytes -= connection.received_bytes();
         connection.partial = Vec::new();
         connection.waiting_publishes.clear();
         connection.waiting_bytes = 0;

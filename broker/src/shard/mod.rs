@@ -128,7 +128,7 @@ pub struct Connection {
     is_dirty: bool,
     /// PUBLISH packets that wait for PUBRELs (D22), in order.
     waiting_publishes: VecDeque<Box<[u8]>>,
-    waiting_bytes: usize,
+    waiting_bytes: u64,
 }
 
 /// How far a connection has come.
@@ -308,7 +308,7 @@ impl Shard {
     pub fn released(&mut self, id: ConnectionId) {
         self.arm_connection(id, None);
         if let Some(mut connection) = self.connections.remove(id.slot, id.generation) {
-            self.receive_bytes -= connection.partial.len() as u64;
+            self.receive_bytes -= connection.received_bytes();
             self.sinks.counters.connections_closed += 1;
             let unsent = connection.send.len();
             connection.send.advance(unsent, &mut self.sinks.pool);
@@ -399,7 +399,8 @@ impl Shard {
         let Some(connection) = self.connections.get(id.slot, id.generation) else {
             return false;
         };
-        connection.waiting_bytes < WAITING_BYTES_MAX && !self.is_congested()
+        let waiting_max = self.shared.settings.qos2_unreleased_bytes_max;
+        connection.waiting_bytes < waiting_max && !self.is_congested()
     }
 
     /// Some other shard does not keep up with the mail of this one.
@@ -549,7 +550,7 @@ impl Shard {
             self.receive_bytes += taken.len() as u64;
             *rest = after;
             if taken.len() < missing {
-                self.bound_partials(now);
+                self.bound_received(now);
                 return None;
             }
         }
@@ -567,21 +568,22 @@ impl Shard {
         }
         connection.partial.extend_from_slice(rest);
         self.receive_bytes += rest.len() as u64;
-        self.bound_partials(now);
+        self.bound_received(now);
     }
 
-    /// Partial packets are bounded in total: the largest is closed first (D19).
-    fn bound_partials(&mut self, now: Now) {
+    /// Partial packets and those put aside are bounded in total: the largest that makes no progress is closed first (D19).
+    fn bound_received(&mut self, now: Now) {
         let shards = self.outgoing.len().max(1) as u64;
         while self.receive_bytes > self.shared.settings.receive_bytes_max / shards {
+            let is_idle = |connection: &Connection| {
+                now.monotonic.saturating_sub(connection.last_received) > IDLE_MILLISECONDS
+            };
             let largest = self
                 .connections
                 .iter()
-                .max_by_key(|connection| connection.partial.len());
-            let Some(id) = largest
-                .filter(|connection| !connection.partial.is_empty())
-                .map(|largest| largest.id)
-            else {
+                .filter(|connection| connection.received_bytes() > 0)
+                .max_by_key(|connection| (is_idle(connection), connection.received_bytes()));
+            let Some(id) = largest.map(|largest| largest.id) else {
                 return;
             };
             self.close(
@@ -630,6 +632,11 @@ impl Shard {
 impl Connection {
     fn is_closing(&self) -> bool {
         matches!(self.phase, Phase::Closing)
+    }
+
+    /// What counts against `receive_bytes_max`.
+    fn received_bytes(&self) -> u64 {
+        self.partial.len() as u64 + self.waiting_bytes
     }
 
     fn is_served(&self) -> bool {
@@ -690,5 +697,5 @@ fn refuse_first_byte(connection: &Connection, bytes: &[u8]) -> Option<Cause> {
     (greeting && first >> 4 != 1).then_some(Cause::NotConnect)
 }
 
-/// Bytes of PUBLISH packets that may wait for PUBRELs before the connection is no longer read.
-const WAITING_BYTES_MAX: usize = 64 * 1024;
+/// A packet of which nothing has come for so long makes no progress.
+const IDLE_MILLISECONDS: u64 = 1000;

@@ -48,7 +48,7 @@ impl Shard {
         };
         if !connection.waiting_publishes.is_empty() {
             // Behind one that waits: order is kept (D22).
-            self.put_aside(id, packet);
+            self.put_aside(now, id, packet);
             return Ok(());
         }
         self.accept_publish(now, id, session, packet)
@@ -93,7 +93,7 @@ impl Shard {
                     .map(|link| link.unreleased_full_since.get_or_insert(now.monotonic));
                 let due = since
                     .map(|since| *since + u64::from(self.shared.settings.qos2_wait_seconds) * 1000);
-                self.put_aside(id, packet);
+                self.put_aside(now, id, packet);
                 self.arm_connection_earlier(id, due);
                 return Ok(());
             }
@@ -637,10 +637,12 @@ impl Shard {
         self.shared.exchange.totals.release(reserved);
     }
 
-    fn put_aside(&mut self, id: ConnectionId, packet: &[u8]) {
+    fn put_aside(&mut self, now: Now, id: ConnectionId, packet: &[u8]) {
         if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
-            connection.waiting_bytes += packet.len();
             connection.waiting_publishes.push_back(packet.into());
+            connection.waiting_bytes += waiting_cost(packet);
+            self.receive_bytes += waiting_cost(packet);
+            self.bound_received(now);
         }
     }
 
@@ -656,7 +658,8 @@ impl Shard {
             let Some(packet) = connection.waiting_publishes.pop_front() else {
                 return;
             };
-            connection.waiting_bytes -= packet.len();
+            connection.waiting_bytes -= waiting_cost(&packet);
+            self.receive_bytes -= waiting_cost(&packet);
             let before = connection.waiting_publishes.len();
             let result = self.accept_publish(now, id, session, &packet);
             if let Err(cause) = result {
@@ -707,6 +710,11 @@ impl Shard {
 
 pub(super) fn panic_if_planted(planted: Option<&str>, topic: &str) {
     assert!(planted != Some(topic), "a test asked for this panic");
+}
+
+/// What a packet that was put aside counts for: itself and its place in the queue.
+fn waiting_cost(packet: &[u8]) -> u64 {
+    packet.len() as u64 + 64
 }
 
 /// Sessions that are to own the message: resumable ones that get it at QoS 1 or 2.
