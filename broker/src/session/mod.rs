@@ -96,6 +96,8 @@ pub struct Link {
     pub expiry_interval_at_connect: u32,
     /// Since when PUBLISH of a 3.x client waits for its PUBRELs (D22).
     pub unreleased_full_since: Option<u64>,
+    /// When a publish of a 3.x client was refused, which it can only be told by the close (D1).
+    pub refused_at: Option<u64>,
 }
 
 /// Acknowledgements that wait, oldest first.
@@ -194,6 +196,7 @@ impl Session {
             reauthentication: None,
             expiry_interval_at_connect: parameters.expiry_interval,
             unreleased_full_since: None,
+            refused_at: None,
         });
     }
 

@@ -10,7 +10,7 @@ use nightjar_codec::packet::{Disconnect, DisconnectProperties};
 use nightjar_codec::{Packet, ProtocolVersion, ReasonCode};
 use nightjar_storage::Operation;
 
-use super::publish::panic_if_planted;
+use super::publish::{REFUSAL_MILLISECONDS, panic_if_planted};
 use super::{Phase, Shard, Timer};
 use crate::clock::Now;
 use crate::identity::{ConnectionId, GroupId, SessionId};
@@ -269,6 +269,11 @@ impl Shard {
             self.close(now, id, Cause::Violation(Violation::UnreleasedTooLong));
             return;
         }
+        let refused_due = link.refused_at.map(|at| at + REFUSAL_MILLISECONDS);
+        if refused_due.is_some_and(|due| due <= now.monotonic) {
+            self.close(now, id, Cause::NotOwned);
+            return;
+        }
         // Keep alive does not run while we are the ones who do not read (D4).
         let reading = self.may_read(id);
         let silence_due = link.silence_max().map(|silence| {
@@ -283,7 +288,8 @@ impl Shard {
             self.close(now, id, Cause::KeepAlive);
             return;
         }
-        let next = silence_due.into_iter().chain(unreleased_due).min();
+        let dues = [silence_due, unreleased_due, refused_due];
+        let next = dues.into_iter().flatten().min();
         self.arm_connection(id, next);
     }
 

@@ -696,13 +696,8 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(session.slot, session.generation) else {
             return;
         };
-        let wait = u64::from(self.shared.settings.qos2_wait_seconds) * 1000;
         if let Some(link) = session.link.as_mut() {
-            // The same patience as for unreleased messages, cut to `REFUSAL_MILLISECONDS`.
-            let since = now
-                .monotonic
-                .saturating_sub(wait.saturating_sub(REFUSAL_MILLISECONDS));
-            link.unreleased_full_since.get_or_insert(since);
+            link.refused_at.get_or_insert(now.monotonic);
         }
         self.arm_connection_earlier(id, Some(now.monotonic + REFUSAL_MILLISECONDS));
     }
@@ -797,4 +792,4 @@ const ROUTES_MAX: usize = 16 * 1024;
 const DELIVERIES_MAX: usize = 1024 * 1024;
 const TOPIC_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long a 3.x publisher stays connected after a refused publish.
-const REFUSAL_MILLISECONDS: u64 = 5000;
+pub(super) const REFUSAL_MILLISECONDS: u64 = 5000;
