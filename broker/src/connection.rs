@@ -28,6 +28,8 @@ pub(crate) struct Socket {
     reader: Option<Waker>,
     /// The socket took no more bytes; its own task waits until it does.
     write_blocked: bool,
+    /// Its task waits until the shard wants to read from it again.
+    paused: bool,
 }
 
 /// How a connection's task ended.
@@ -67,6 +69,7 @@ pub(crate) fn serve(worker: &Rc<RefCell<Worker>>, socket: Handover, unread: &[u8
             counted,
             reader: None,
             write_blocked: false,
+            paused: false,
         });
         id
     };
@@ -162,6 +165,9 @@ impl Worker {
                 return self.poll_close(id);
             }
             if !self.shard.may_read(id) {
+                if let Some(socket) = self.socket(id) {
+                    socket.paused = true;
+                }
                 if self.shard.is_congested() {
                     self.wait_for_others(context.waker());
                 }
@@ -229,16 +235,21 @@ impl Worker {
                 if self.shard.is_closing(*id) {
                     self.wake_reader(*id);
                 }
+                self.shard.wrote(now, *id);
                 continue;
             }
             match self.try_write(*id) {
                 Ok(true) => {
                     self.shard.wrote(now, *id);
-                    if self.shard.is_closing(*id) {
+                    let paused = self
+                        .socket(*id)
+                        .is_some_and(|socket| std::mem::take(&mut socket.paused));
+                    if paused || self.shard.is_closing(*id) {
                         self.wake_reader(*id);
                     }
                 }
                 Ok(false) => {
+                    self.shard.wrote(now, *id);
                     if let Some(socket) = self.socket(*id) {
                         socket.write_blocked = true;
                     }
@@ -287,13 +298,14 @@ impl Worker {
     /// Writes as the socket has room, and asks to be woken when it has more.
     fn poll_write(&mut self, id: ConnectionId, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            if self.try_write(id)? {
+            let is_done = self.try_write(id)?;
+            let now = self.now();
+            self.shard.wrote(now, id);
+            self.after_input();
+            if is_done {
                 if let Some(socket) = self.socket(id) {
                     socket.write_blocked = false;
                 }
-                let now = self.now();
-                self.shard.wrote(now, id);
-                self.after_input();
                 return Poll::Ready(Ok(()));
             }
             let Some(socket) = self.socket(id) else {
@@ -313,6 +325,7 @@ impl Worker {
             return Poll::Pending;
         }
         self.shard.released(id);
+        self.after_input();
         match self.take_socket(id) {
             Some(socket) => Poll::Ready(End::Closed(socket)),
             None => Poll::Ready(End::Gone),

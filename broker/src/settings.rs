@@ -32,8 +32,8 @@ pub struct Settings {
     /// then it is closed. At least 1.
     pub connect_timeout_seconds: u32,
     /// Seconds that a client may be silent, sent as Server Keep Alive when the client asks for more
-    /// or for none; 0 = the client's own Keep Alive holds. A 3.x client, which cannot be told, keeps
-    /// its own.
+    /// or for none; 0 = the client's own Keep Alive holds. A 3.x client, which cannot be told, is
+    /// refused.
     pub keep_alive_max: u16,
     /// Seconds that a stop may spend on telling clients and writing what is pending; then it stops
     /// anyway.
@@ -115,23 +115,26 @@ pub struct Settings {
     /// Whether QoS 0 messages are queued for sessions that are not connected.
     pub queue_qos0: bool,
     /// Bytes waiting to be written to one Network Connection. At the limit QoS 0 messages for it
-    /// are dropped and counted, and QoS 1 and 2 stay in the session's queue.
+    /// are dropped and counted, and QoS 1 and 2 stay in the session's queue. 64 KiB of answers above
+    /// it the client is no longer read.
     pub send_buffer_bytes_max: u32,
-    /// Bytes waiting to be written to all Network Connections. At the limit as
-    /// `send_buffer_bytes_max`, for every connection.
+    /// Bytes that all Network Connections together did not take when they were written. At the limit
+    /// those that are behind get nothing more, as at `send_buffer_bytes_max`; the others go on.
     pub send_bytes_max: u64,
     /// Bytes of deliveries on their way from one shard to another, for each pair of shards. At the
     /// limit the sending shard stops reading from its publishers until half is taken.
     pub mail_bytes_max: u64,
 
     // Flow from publishers.
-    /// Bytes of packets that have arrived in part, over all Network Connections. At the limit the
-    /// connection with the largest part that makes no progress is closed (D19).
+    /// Bytes of packets that have arrived in part or wait for PUBRELs, over all Network Connections;
+    /// each shard has its share. At the limit the connection with the most of them that makes no
+    /// progress is closed (D19).
     pub receive_bytes_max: u64,
     /// QoS 2 messages that a 3.x session may leave without PUBREL. At the limit its PUBLISH waits
     /// (PUBREL is still read), at most `qos2_wait_seconds` (D22). At least 1.
     pub qos2_unreleased_max: u16,
-    /// Bytes of those messages. At the limit as `qos2_unreleased_max`.
+    /// Bytes of those messages. At the limit as `qos2_unreleased_max`. As many bytes of PUBLISH
+    /// packets may wait; then the connection is no longer read.
     pub qos2_unreleased_bytes_max: u64,
     /// Seconds a PUBLISH waits at either of those two limits; then the connection is closed.
     pub qos2_wait_seconds: u32,

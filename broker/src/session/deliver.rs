@@ -55,7 +55,7 @@ impl Session {
             }
             return self.enqueue(message, qos, grant, out);
         }
-        let room = out.send.len() < out.settings.send_buffer_bytes_max as usize;
+        let room = out.has_send_room();
         if qos == QoS::AtMostOnce {
             if self.queued_qos0 > 0 {
                 return self.enqueue(message, qos, grant, out);
@@ -75,7 +75,7 @@ impl Session {
     /// Sends what the window and the send buffer allow: first what the last connection left, then the queue.
     pub fn pump(&mut self, out: &mut Outputs<'_>) {
         out.frames.begin(1);
-        while self.link.is_some() && out.send.len() < out.settings.send_buffer_bytes_max as usize {
+        while self.link.is_some() && out.has_send_room() {
             if self.inflight.has_unsent() {
                 if !self.resend_next(out) {
                     return;

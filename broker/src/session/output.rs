@@ -20,11 +20,23 @@ pub struct Outputs<'a> {
     pub queue_limits: QueueLimits,
     pub totals: &'a QueueTotals,
     pub send: &'a mut SendBuffer,
+    /// All send buffers together are at their bound.
+    pub send_is_scarce: bool,
     pub frames: &'a mut FrameCache,
     pub journal: &'a mut JournalSink,
     pub counters: &'a mut Counters,
     /// Share groups whose message a session is done with; they may give it the next one.
     pub finished: &'a mut Vec<(SessionId, GroupId)>,
+}
+
+impl Outputs<'_> {
+    /// Whether another message may go to the send buffer. Where room is scarce, connections that are behind get none and
+    /// those that keep up go on.
+    #[inline]
+    pub fn has_send_room(&self) -> bool {
+        self.send.len() < self.settings.send_buffer_bytes_max as usize
+            && !(self.send_is_scarce && self.send.is_behind())
+    }
 }
 
 /// The batch of this turn, and the ticket whoever depends on it waits for.

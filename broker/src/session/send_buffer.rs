@@ -21,6 +21,8 @@ pub struct SendBuffer {
     /// Bytes of the first chunk (of `tail` where there is none) that are written already.
     written: usize,
     len: usize,
+    /// What the last attempt to write left.
+    unsent: usize,
 }
 
 #[derive(Debug)]
@@ -36,6 +38,16 @@ impl SendBuffer {
 
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Notes what an attempt to write has left, and gives what the last one had left.
+    pub fn note_unsent(&mut self) -> usize {
+        mem::replace(&mut self.unsent, self.len)
+    }
+
+    /// The peer did not take everything when it was last offered.
+    pub fn is_behind(&self) -> bool {
+        self.unsent > 0
     }
 
     /// Appends through `write`, which may only append.

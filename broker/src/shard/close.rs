@@ -275,12 +275,11 @@ impl Shard {
             return;
         }
         // Keep alive does not run while we are the ones who do not read (D4).
-        let reading = self.may_read(id);
         let silence_due = link.silence_max().map(|silence| {
-            let since = if reading {
-                connection.last_received
-            } else {
+            let since = if self.is_behind(connection) {
                 now.monotonic
+            } else {
+                connection.last_received
             };
             since + silence
         });

@@ -26,6 +26,7 @@ mod timers;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -106,6 +107,10 @@ struct Sinks {
     finished: Vec<(SessionId, GroupId)>,
     dirty: Vec<ConnectionId>,
     pool: BufferPool,
+    /// Bytes that connections of this shard did not take when they were offered, and how many of them the exchange knows of.
+    unsent: u64,
+    unsent_told: u64,
+    send_is_scarce: bool,
     /// Where an offline session's output goes; stays empty.
     nowhere: SendBuffer,
 }
@@ -199,6 +204,9 @@ impl Shard {
                 finished: Vec::new(),
                 dirty: Vec::new(),
                 pool: BufferPool::default(),
+                unsent: 0,
+                unsent_told: 0,
+                send_is_scarce: false,
                 nowhere: SendBuffer::default(),
             },
             waiting: VecDeque::new(),
@@ -310,14 +318,16 @@ impl Shard {
         if let Some(mut connection) = self.connections.remove(id.slot, id.generation) {
             self.receive_bytes -= connection.received_bytes();
             self.sinks.counters.connections_closed += 1;
-            let unsent = connection.send.len();
-            connection.send.advance(unsent, &mut self.sinks.pool);
+            let unwritten = connection.send.len();
+            connection.send.advance(unwritten, &mut self.sinks.pool);
+            self.sinks.unsent -= connection.send.note_unsent() as u64;
         }
     }
 
     /// Ends the turn: hands the batch to the journal and the mail to the other shards, and releases what has become
     /// durable. Call until it gives false where the journal is durable at once.
     pub fn end_turn(&mut self, now: Now) {
+        self.sinks.share_unsent(&self.shared);
         self.give_groups_their_turn(now);
         self.append_batch();
         self.release_durable(now);
@@ -335,6 +345,7 @@ impl Shard {
         !self.sinks.dirty.is_empty()
             || !self.sinks.journal.batch.is_empty()
             || !self.sinks.finished.is_empty()
+            || self.sinks.unsent != self.sinks.unsent_told
             || self.outgoing.iter().any(|mail| !mail.is_empty())
     }
 
@@ -365,11 +376,18 @@ impl Shard {
         Some((&mut connection.send, &mut self.sinks.pool))
     }
 
-    /// The driver wrote some bytes: a session with a queue may have room for more.
+    /// The driver wrote as much as the socket took. Where that was everything, a session with a queue may have room for
+    /// more.
     pub fn wrote(&mut self, now: Now, id: ConnectionId) {
-        let Some(connection) = self.connections.get(id.slot, id.generation) else {
+        let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
             return;
         };
+        let before = connection.send.note_unsent();
+        self.sinks.unsent += connection.send.len() as u64;
+        self.sinks.unsent -= before as u64;
+        if connection.send.is_behind() {
+            return;
+        }
         let Phase::Serving { session } = connection.phase else {
             return;
         };
@@ -393,14 +411,21 @@ impl Shard {
         self.connections.get(id.slot, id.generation).is_some()
     }
 
-    /// Whether the driver may read from this connection now. False while another shard is too far behind (its mail is
-    /// full) and while the client's own PUBLISH packets wait for PUBRELs above their bound.
+    /// Whether the driver may read from this connection now. False while the client does not take our answers to what it
+    /// sends, and while this shard is behind.
     pub fn may_read(&self, id: ConnectionId) -> bool {
         let Some(connection) = self.connections.get(id.slot, id.generation) else {
             return false;
         };
+        let answers_max = self.shared.settings.send_buffer_bytes_max as usize + ANSWERS_BYTES_MAX;
+        connection.send.len() < answers_max && !self.is_behind(connection)
+    }
+
+    /// We are the ones who do not read: another shard is too far behind (its mail is full), or the client's own PUBLISH
+    /// packets wait for PUBRELs above their bound.
+    fn is_behind(&self, connection: &Connection) -> bool {
         let waiting_max = self.shared.settings.qos2_unreleased_bytes_max;
-        connection.waiting_bytes < waiting_max && !self.is_congested()
+        connection.waiting_bytes >= waiting_max || self.is_congested()
     }
 
     /// Some other shard does not keep up with the mail of this one.
@@ -653,6 +678,16 @@ impl Connection {
 }
 
 impl Sinks {
+    /// Adds this shard's part to what all shards have not sent, and looks whether that is too much.
+    fn share_unsent(&mut self, shared: &Shared) {
+        let total = &shared.exchange.send_bytes;
+        if self.unsent != self.unsent_told {
+            total.fetch_add(self.unsent.wrapping_sub(self.unsent_told), Ordering::Relaxed);
+            self.unsent_told = self.unsent;
+        }
+        self.send_is_scarce = total.load(Ordering::Relaxed) > shared.settings.send_bytes_max;
+    }
+
     /// Lends everything for one call of a session whose connection's buffer is `send`.
     fn outputs<'a>(
         &'a mut self,
@@ -667,6 +702,7 @@ impl Sinks {
             queue_limits: self.queue_limits,
             totals: &shared.exchange.totals,
             send,
+            send_is_scarce: self.send_is_scarce,
             frames: &mut self.frames,
             journal: &mut self.journal,
             counters: &mut self.counters,
@@ -682,6 +718,7 @@ impl Sinks {
             queue_limits: self.queue_limits,
             totals: &shared.exchange.totals,
             send: &mut self.nowhere,
+            send_is_scarce: false,
             frames: &mut self.frames,
             journal: &mut self.journal,
             counters: &mut self.counters,
@@ -697,5 +734,7 @@ fn refuse_first_byte(connection: &Connection, bytes: &[u8]) -> Option<Cause> {
     (greeting && first >> 4 != 1).then_some(Cause::NotConnect)
 }
 
+/// Bytes of answers that wait on top of messages before a client that does not take them is no longer read.
+const ANSWERS_BYTES_MAX: usize = 64 * 1024;
 /// A packet of which nothing has come for so long makes no progress.
 const IDLE_MILLISECONDS: u64 = 1000;
