@@ -92,7 +92,8 @@ pub(crate) fn serve(worker: &Rc<RefCell<Worker>>, socket: Handover, unread: &[u8
         let _panic_stops = PanicStops;
         let end = poll_fn(|context| worker.borrow_mut().poll_connection(id, context)).await;
         if let End::Closed(socket) = end {
-            linger(socket).await;
+            // Boxed, so that the task of an open connection does not carry its end.
+            Box::pin(linger(socket)).await;
         }
     });
 }
