@@ -116,8 +116,7 @@ impl Session {
         }
     }
 
-    /// Puts a retained message behind whatever waits already. It is a reference to what the retained store keeps anyway,
-    /// so it takes nothing from the budget, and QoS 1 and 2 of it die with the connection of a session that cannot resume.
+    /// Puts a retained message, for which room was reserved, behind whatever waits already.
     pub fn enqueue_retained(&mut self, message: Arc<StoredMessage>, grant: &Grant<'_>) {
         let qos = message.qos.min(grant.qos);
         self.push(Kept {
@@ -502,10 +501,16 @@ impl Session {
             if kept.qos == QoS::AtMostOnce {
                 self.queued_qos0 -= 1;
             }
-            self.receiver.budget.release_if(kept.reserved, out.totals);
             self.receiver.budget.count_dropped();
             out.counters.dropped_queue_full += 1;
-            self.dequeue(kept.message.message_id, out);
+            let grant = Grant {
+                qos: kept.qos,
+                retain: kept.retain,
+                subscription_identifiers: &kept.subscription_identifiers,
+                origin: kept.origin,
+                reserved: kept.reserved,
+            };
+            self.drop_delivery(kept.message.message_id, &grant, out);
         }
     }
 

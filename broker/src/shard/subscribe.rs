@@ -20,6 +20,7 @@ use crate::exchange::retained::Snapshot;
 use crate::identity::{ConnectionId, Origin, SessionId};
 use crate::message::stored_cost;
 use crate::session::deliver::Grant;
+use crate::session::quota::QueueLimits;
 use crate::session::subscribe::Subscription;
 
 impl Shard {
@@ -289,6 +290,22 @@ impl Shard {
     ) {
         let mut found: Vec<Arc<StoredMessage>> = Vec::new();
         let exchange = Arc::clone(&self.shared.exchange);
+        // Bound by bytes only: a queue of few messages must not keep a client from seeing what is retained.
+        let limits = QueueLimits {
+            messages_max: 0,
+            ..self.sinks.queue_limits
+        };
+        let has_room = self
+            .sessions
+            .get(id.slot, id.generation)
+            .is_some_and(|session| {
+                limits.bytes_max == 0 || session.receiver.budget.bytes() < limits.bytes_max
+            });
+        if !has_room {
+            // A client that asks again and again without taking the answers gets nothing, and costs nothing.
+            self.sinks.counters.dropped_queue_full += 1;
+            return;
+        }
         let snapshot = exchange
             .retained
             .matching(filter, now.monotonic, &mut |_, message| {
@@ -302,35 +319,32 @@ impl Shard {
         let identifiers: Vec<u32> = subscription.subscription_identifier.into_iter().collect();
         for mut message in found {
             let qos = message.qos.min(subscription.qos);
-            let mut reserved = 0;
-            if session.is_resumable() && qos > QoS::AtMostOnce {
-                if !session.receiver.budget.reserve(
-                    stored_cost(&message),
-                    &exchange.totals,
-                    &self.sinks.queue_limits,
-                ) {
-                    self.sinks.counters.dropped_queue_full += 1;
-                    continue;
-                }
-                reserved = stored_cost(&message);
-                if self.sinks.journal.enabled {
-                    // Its own copy in the store: the retained one may be replaced before this is acknowledged.
-                    let message_id = exchange.next_message_id();
-                    message = Arc::new(StoredMessage {
-                        message_id,
-                        ..(*message).clone()
-                    });
-                    let owner = OwnerEntry {
-                        owner: Owner::Session((&*session.client_id).into()),
-                        qos,
-                        retain: true,
-                        subscription_identifiers: identifiers.clone(),
-                    };
-                    self.sinks.journal.push(Operation::Enqueue {
-                        message: Arc::clone(&message),
-                        owners: vec![owner],
-                    });
-                }
+            let reserved = stored_cost(&message);
+            if !session
+                .receiver
+                .budget
+                .reserve(reserved, &exchange.totals, &limits)
+            {
+                self.sinks.counters.dropped_queue_full += 1;
+                continue;
+            }
+            if session.is_resumable() && qos > QoS::AtMostOnce && self.sinks.journal.enabled {
+                // Its own copy in the store: the retained one may be replaced before this is acknowledged.
+                let message_id = exchange.next_message_id();
+                message = Arc::new(StoredMessage {
+                    message_id,
+                    ..(*message).clone()
+                });
+                let owner = OwnerEntry {
+                    owner: Owner::Session((&*session.client_id).into()),
+                    qos,
+                    retain: true,
+                    subscription_identifiers: identifiers.clone(),
+                };
+                self.sinks.journal.push(Operation::Enqueue {
+                    message: Arc::clone(&message),
+                    owners: vec![owner],
+                });
             } else if message.message_id != 0 {
                 message = Arc::new(StoredMessage {
                     message_id: 0,
