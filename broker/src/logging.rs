@@ -2,7 +2,8 @@
 //!
 //! In: `tracing` events. Out: `1700000000: text`, one line an event, fields behind the text as
 //! ` name=value`. What a client chose (a client id, a topic) may stand in a line, so control
-//! characters are written as escapes: nobody can forge a line or drive the reader's terminal.
+//! characters are written as escapes and long lines are cut: nobody can forge a line, drive the
+//! reader's terminal or fill the disk with 64 KiB names.
 
 use crate::clock;
 use crate::settings::LogLevel;
@@ -94,6 +95,12 @@ struct Escape<'a>(&'a mut String);
 impl Write for Escape<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for character in text.chars() {
+            if self.0.len() >= LINE_BYTES_MAX {
+                if !self.0.ends_with('…') {
+                    self.0.push('…');
+                }
+                break;
+            }
             let harmful = character.is_control()
                 || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
             if harmful {
@@ -105,6 +112,9 @@ impl Write for Escape<'_> {
         Ok(())
     }
 }
+
+/// Bytes of a line's text, and of its fields.
+const LINE_BYTES_MAX: usize = 1024;
 
 #[cfg(test)]
 mod tests {
@@ -145,6 +155,16 @@ mod tests {
         assert_eq!(lines.lines().count(), 2);
         assert!(!lines.contains('\u{1b}') && !lines.contains('\u{202e}'));
         assert!(lines.contains("x\\u{a}1700000000: forged\\u{1b}[2J"));
+    }
+
+    #[test]
+    fn a_long_name_is_cut() {
+        let name = "long".repeat(10_000);
+        let lines = capture(LogLevel::Information, || {
+            tracing::info!(name, "New client connected as {name}.");
+        });
+        assert_eq!(lines.lines().count(), 1);
+        assert!(lines.len() < 3 * LINE_BYTES_MAX && lines.contains('…'));
     }
 
     #[test]
