@@ -41,10 +41,12 @@ pub async fn accept(
     connections_max: u64,
 ) {
     let mut reserve = File::open("/dev/null").ok();
+    let mut is_paused = false;
     let mut next: ShardId = 0;
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
+                is_paused = false;
                 if connections_max > 0
                     && directory.connections.load(Ordering::Relaxed) >= connections_max
                 {
@@ -57,18 +59,27 @@ pub async fn accept(
                 }
             }
             Err(error) if is_out_of_descriptors(&error) => {
-                tracing::warn!("No file descriptor is left ({error}); accepting pauses.");
-                drop(reserve.take());
-                if let Ok(Ok((stream, _))) =
-                    tokio::time::timeout(Duration::ZERO, listener.accept()).await
-                {
-                    drop(stream);
+                if !is_paused {
+                    tracing::warn!("No file descriptor is left ({error}); accepting pauses.");
+                    is_paused = true;
                 }
+                drop(reserve.take());
+                refuse_those_who_wait(&listener).await;
                 reserve = File::open("/dev/null").ok();
                 tokio::time::sleep(PAUSE).await;
             }
             // The peer was quicker than we were.
             Err(error) => tracing::debug!("Accepting failed: {error}"),
+        }
+    }
+}
+
+/// Accepts and closes, one after the other. Polled once each, so nobody is waited for.
+async fn refuse_those_who_wait(listener: &TcpListener) {
+    for _ in 0..BACKLOG {
+        match tokio::time::timeout(Duration::ZERO, listener.accept()).await {
+            Ok(Ok((stream, _))) => drop(stream),
+            _ => return,
         }
     }
 }

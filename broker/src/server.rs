@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
 use crate::clock::Clock;
 use crate::exchange::Exchange;
@@ -86,8 +87,9 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
             .spawn(move || worker::run(start));
         threads.push(thread.map_err(ServerError::Start)?);
     }
+    let mut accepting = JoinSet::new();
     for listener in listeners {
-        tokio::spawn(listener::accept(
+        accepting.spawn(listener::accept(
             listener,
             Arc::clone(&directory),
             shards,
@@ -99,7 +101,10 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
     tokio::select! {
         _ = terminate.recv() => tracing::info!("Shutting down (SIGTERM)."),
         _ = interrupt.recv() => tracing::info!("Shutting down (SIGINT)."),
+        Some(_) = accepting.join_next() => tracing::error!("Accepting has ended; shutting down."),
     }
+    // Nobody is let in to a house that is being closed: the ports are free from here on.
+    accepting.shutdown().await;
     let patience = Duration::from_secs(u64::from(settings.shutdown_timeout_seconds));
     for id in 0..shards {
         directory.send(id, Order::ShutDown { patience });
