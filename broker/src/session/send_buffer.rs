@@ -23,6 +23,8 @@ pub struct SendBuffer {
     len: usize,
     /// What the last attempt to write left.
     unsent: usize,
+    /// Bytes ever put in.
+    appended: u64,
 }
 
 #[derive(Debug)]
@@ -50,18 +52,28 @@ impl SendBuffer {
         self.unsent > 0
     }
 
+    /// Bytes ever put in.
+    pub fn appended(&self) -> u64 {
+        self.appended
+    }
+
+    /// How many slices hold all of it.
+    pub fn pieces(&self) -> usize {
+        self.chunks.len() + 1
+    }
+
     /// Appends through `write`, which may only append.
     pub fn append<R>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> R) -> R {
         let before = self.tail.len();
         let result = write(&mut self.tail);
         debug_assert!(self.tail.len() >= before, "a writer took bytes away");
-        self.len += self.tail.len() - before;
+        self.count(self.tail.len() - before);
         result
     }
 
     pub fn extend(&mut self, bytes: &[u8]) {
         self.tail.extend_from_slice(bytes);
-        self.len += bytes.len();
+        self.count(bytes.len());
     }
 
     /// Appends bytes that others send too, without a copy.
@@ -70,7 +82,7 @@ impl SendBuffer {
             self.chunks
                 .push_back(Chunk::Owned(mem::take(&mut self.tail)));
         }
-        self.len += bytes.len();
+        self.count(bytes.len());
         self.chunks.push_back(Chunk::Shared(bytes));
     }
 
@@ -125,6 +137,11 @@ impl SendBuffer {
             self.tail.drain(..self.written);
             self.written = 0;
         }
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.len += bytes;
+        self.appended += bytes as u64;
     }
 
     /// Makes sure that the next appends have a buffer from the pool to go to.

@@ -28,13 +28,13 @@ impl Shard {
         packet: &[u8],
     ) -> Result<Option<ShardId>, Cause> {
         let version = nightjar_codec::ProtocolVersion::V3_1_1;
-        let packet = decode_from_client(
+        let decoded = decode_from_client(
             &Bytes::copy_from_slice(packet),
             version,
             &self.pre_auth_limits,
         )
         .map_err(|error| Cause::Violation(error.into()))?;
-        let Packet::Connect(mut connect) = packet else {
+        let Packet::Connect(mut connect) = decoded else {
             return Err(Cause::NotConnect);
         };
         if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
@@ -57,6 +57,9 @@ impl Shard {
             .home(&connect.client_id, assigned.then_some(self.id));
         if home != self.id {
             return Ok(Some(home));
+        }
+        if super::trace::is_on() {
+            self.trace_received(id, packet);
         }
         let method = connect.properties.authentication_method.clone();
         let result = match method {

@@ -22,6 +22,7 @@ mod recovery;
 mod slots;
 mod subscribe;
 mod timers;
+mod trace;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -125,6 +126,8 @@ pub struct Connection {
     /// As CONNECT said; for the CONNACK that refuses it.
     maximum_packet_size: u32,
     send: SendBuffer,
+    /// How much of what was ever put in `send` has been logged.
+    traced: u64,
     /// The beginning of a packet whose rest has not come.
     partial: Vec<u8>,
     last_received: u64,
@@ -242,6 +245,7 @@ impl Shard {
             version: ProtocolVersion::V3_1_1,
             maximum_packet_size: u32::MAX,
             send: SendBuffer::default(),
+            traced: 0,
             partial: Vec::new(),
             last_received: now.monotonic,
             timer: None,
@@ -356,6 +360,9 @@ impl Shard {
 
     /// Connections with bytes to write or to close; each is named once. `into` is emptied first.
     pub fn take_dirty(&mut self, into: &mut Vec<ConnectionId>) {
+        if trace::is_on() {
+            self.trace_sent();
+        }
         into.clear();
         std::mem::swap(into, &mut self.sinks.dirty);
         for id in into.iter() {
@@ -682,7 +689,10 @@ impl Sinks {
     fn share_unsent(&mut self, shared: &Shared) {
         let total = &shared.exchange.send_bytes;
         if self.unsent != self.unsent_told {
-            total.fetch_add(self.unsent.wrapping_sub(self.unsent_told), Ordering::Relaxed);
+            total.fetch_add(
+                self.unsent.wrapping_sub(self.unsent_told),
+                Ordering::Relaxed,
+            );
             self.unsent_told = self.unsent;
         }
         self.send_is_scarce = total.load(Ordering::Relaxed) > shared.settings.send_bytes_max;

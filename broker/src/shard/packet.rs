@@ -6,7 +6,7 @@ use nightjar_codec::{
     decode_from_client,
 };
 
-use super::{Cause, Phase, Shard};
+use super::{Cause, Phase, Shard, trace};
 use crate::clock::Now;
 use crate::identity::{ConnectionId, SessionId, ShardId};
 use crate::session::Violation;
@@ -22,6 +22,10 @@ impl Shard {
         id: ConnectionId,
         packet: &[u8],
     ) -> Option<ShardId> {
+        let connection = self.connections.get(id.slot, id.generation)?;
+        if trace::is_on() && !matches!(connection.phase, Phase::Greeting) {
+            self.trace_received(id, packet);
+        }
         let connection = self.connections.get_mut(id.slot, id.generation)?;
         let handled = match &connection.phase {
             Phase::Serving { session } => {
