@@ -1,9 +1,10 @@
 //! PUBLISH from the client (3.3): alias, limits, QoS 2 seen before, and the acknowledgement when it is owned.
 
-use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
 use nightjar_codec::packet::PublishRef;
 use nightjar_codec::{
     Acknowledgement, AcknowledgementProperties, Packet, PacketId, ProtocolVersion, QoS, ReasonCode,
@@ -49,7 +50,8 @@ pub enum Receipt {
 /// Inbound QoS 2 packet ids between PUBLISH and PUBREL.
 #[derive(Debug, Default)]
 pub struct UnreleasedQos2 {
-    ids: BTreeMap<PacketId, Unreleased>,
+    /// Nothing goes through it in its order. Ids are the client's choice, but there are few of them: no seed is needed.
+    ids: HashMap<PacketId, Unreleased, FixedState>,
     bytes: u64,
 }
 
@@ -78,10 +80,6 @@ impl UnreleasedQos2 {
 
     pub fn contains(&self, packet_id: PacketId) -> bool {
         self.ids.contains_key(&packet_id)
-    }
-
-    pub fn ids(&self) -> impl Iterator<Item = PacketId> {
-        self.ids.keys().copied()
     }
 
     /// Puts back an id read from the store.
@@ -492,7 +490,7 @@ const RESERVED: [&str; 3] = ["$SYS", "$CONTROL", "$share"];
 fn fingerprint(topic: &str, payload: &[u8]) -> u64 {
     // Fixed seeds: the same bytes have the same fingerprint in every run. A collision merely closes a connection that
     // repeats itself without DUP.
-    let mut hasher = foldhash::fast::FixedState::with_seed(0).build_hasher();
+    let mut hasher = FixedState::with_seed(0).build_hasher();
     hasher.write(topic.as_bytes());
     hasher.write(payload);
     hasher.finish()
