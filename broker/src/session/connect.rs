@@ -119,13 +119,19 @@ impl Admitted {
     }
 }
 
-/// The CONNACK that refuses; Session Present is 0 [MQTT-3.2.2-6].
-pub fn refusal(reason_code: ReasonCode) -> Connack {
-    Connack {
+/// The CONNACK that refuses; Session Present is 0 [MQTT-3.2.2-6]. 3.x has a few codes only, and where none of them fits the
+/// client is closed without one [v3 MQTT-3.2.2-6].
+pub fn refusal(reason_code: ReasonCode, version: ProtocolVersion) -> Option<Connack> {
+    let reason_code = match reason_code {
+        ReasonCode::QuotaExceeded if !version.is_v5() => ReasonCode::ServerUnavailable,
+        other => other,
+    };
+    let can_be_said = version.is_v5() || reason_code.to_connect_return_code().is_some();
+    can_be_said.then(|| Connack {
         session_present: false,
         reason_code,
         properties: ConnackProperties::default(),
-    }
+    })
 }
 
 fn admit_keep_alive(

@@ -412,15 +412,16 @@ fn farewell(
     version: ProtocolVersion,
     served: bool,
 ) -> Option<(Packet, Option<ProtocolVersion>)> {
-    let connack = |reason_code, version| Some((Packet::Connack(refusal(reason_code)), version));
+    let connack = |reason_code, version| {
+        refusal(reason_code, version).map(|connack| (Packet::Connack(connack), Some(version)))
+    };
     if !served {
         return match cause {
-            Cause::Refused(reason_code) => connack(*reason_code, None),
+            Cause::Refused(reason_code) => connack(*reason_code, version),
             Cause::Violation(Violation::Decode(error)) => {
-                let version = error.connack_version()?;
-                connack(error.reason_code(), Some(version))
+                connack(error.reason_code(), error.connack_version()?)
             }
-            Cause::Server(reason_code) if version.is_v5() => connack(*reason_code, None),
+            Cause::Server(reason_code) if version.is_v5() => connack(*reason_code, version),
             _ => None,
         };
     }
