@@ -235,7 +235,15 @@ impl Shard {
         // The old connection may have been the session's end.
         let existing = self.by_client_id.get(client_id).copied();
         let will_cost = admitted.will.as_ref().map_or(0, |will| will.cost());
-        if !self.shared.exchange.will_bytes.take(will_cost) {
+        let will_bytes = &self.shared.exchange.will_bytes;
+        let replaced_cost = existing
+            .and_then(|existing| self.sessions.get(existing.slot, existing.generation))
+            .and_then(|session| session.will.as_ref())
+            .map_or(0, |will| will.cost());
+        if will_cost <= replaced_cost {
+            // It takes the place of one that is given back below.
+            will_bytes.take_anyway(will_cost);
+        } else if !will_bytes.take(will_cost) {
             return Err(Cause::Refused(ReasonCode::QuotaExceeded));
         }
         let resumed = existing.filter(|_| !admitted.clean_start);
