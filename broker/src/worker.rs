@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::task::Waker;
 use std::thread;
 use std::time::Duration;
@@ -125,6 +125,8 @@ impl Directory {
 
     /// A shard has taken its mail: those who stopped reading because of it may go on.
     fn wake_congested(&self, shard: ShardId) {
+        // The mail is taken before anybody is looked for who waits for that; `note_congested` has the other half.
+        fence(Ordering::SeqCst);
         for (place, door) in self.doors.iter().enumerate() {
             if place != usize::from(shard) && door.is_congested.swap(false, Ordering::Relaxed) {
                 door.mail.notify_one();
@@ -133,10 +135,12 @@ impl Directory {
     }
 
     /// Some task of this shard waits for another shard to take its mail.
-    pub(crate) fn note_congested(&self, shard: ShardId) {
+    fn note_congested(&self, shard: ShardId) {
         if let Some(door) = self.doors.get(usize::from(shard)) {
             door.is_congested.store(true, Ordering::Relaxed);
         }
+        // Whoever waits says so before it looks at the mail for the last time.
+        fence(Ordering::SeqCst);
     }
 }
 
@@ -250,9 +254,7 @@ async fn collect_mail(worker: Rc<RefCell<Worker>>, mail: Arc<Notify>) {
         let mut worker = worker.borrow_mut();
         let now = worker.now();
         worker.shard.collect_mail(now);
-        if !worker.shard.is_congested() {
-            worker.congested.drain(..).for_each(Waker::wake);
-        }
+        worker.look_at_congestion();
         // Whoever waited for this shard to catch up looks again.
         worker.directory.wake_congested(worker.shard.id());
         worker.after_input();
@@ -325,9 +327,16 @@ impl Worker {
 
     /// This task may not read until another shard has taken its mail.
     pub(crate) fn wait_for_others(&mut self, waker: &Waker) {
-        self.directory.note_congested(self.shard.id());
         self.congested.push(waker.clone());
-        // The other shard may have caught up between the look and the note.
+        self.look_at_congestion();
+    }
+
+    /// Lets tasks go on that wait for other shards, or asks to be woken when the next of those has taken its mail.
+    fn look_at_congestion(&mut self) {
+        if self.congested.is_empty() {
+            return;
+        }
+        self.directory.note_congested(self.shard.id());
         if !self.shard.is_congested() {
             self.congested.drain(..).for_each(Waker::wake);
         }

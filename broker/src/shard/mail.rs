@@ -205,7 +205,8 @@ impl PostOffice {
         if letterbox.cost.load(Ordering::Relaxed) == 0 && letterbox.lock().is_empty() {
             return;
         }
-        mem::swap(&mut *letterbox.lock(), mail);
+        let mut waiting = letterbox.lock();
+        mem::swap(&mut *waiting, mail);
         letterbox.cost.store(0, Ordering::Relaxed);
     }
 
