@@ -298,7 +298,7 @@ impl Shard {
 
     /// Who gets the topic, from the cache where that still holds.
     fn route(&mut self, topic: &str) -> Rc<Route> {
-        self.routes.get(topic, &self.shared.exchange, self.id)
+        self.in_shared_room(|shard| shard.routes.get(topic, &shard.shared.exchange, shard.id))
     }
 
     fn retained_would_fit(&self, message: &MessageRef<'_>) -> bool {
