@@ -122,6 +122,29 @@ fn r15_a_storm_of_connections_leaves_nothing_behind() {
 }
 
 #[test]
+fn r15_one_connection_too_many_is_closed_and_no_one_else() {
+    let mut scene = Scene::start("connections_max = 10");
+    let mut accepted = Vec::new();
+    for number in 0..20 {
+        let mut client = Client::open(&scene.broker);
+        client.send(&Connect::v4(format!("many-{number}")).bytes());
+        match client.try_receive_packet() {
+            Ok(_) => accepted.push(client),
+            Err(unexpected) => assert!(matches!(unexpected, Unexpected::Close { .. })),
+        }
+    }
+    assert_eq!(accepted.len(), 4, "six canaries are connected as well");
+    scene.echo();
+    accepted.pop().unwrap().disconnect();
+    wait_until("there is room again", Duration::from_secs(2), || {
+        let mut client = Client::open(&scene.broker);
+        client.send(&Connect::v4("again").bytes());
+        client.try_receive_packet().is_ok()
+    });
+    scene.finish();
+}
+
+#[test]
 fn r16_many_clients_with_one_id_lose_nothing_and_one_is_left() {
     const CLIENTS: usize = 40;
     const MESSAGES: usize = 300;
