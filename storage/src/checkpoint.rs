@@ -63,7 +63,7 @@ pub enum QueuedState {
         order: u64,
         message: Arc<StoredMessage>,
     },
-    /// PUBREC came, PUBREL is due until PUBCOMP comes.
+    /// PUBREC came, PUBREL is due until PUBCOMP comes. What was asked for the message's sending is forgotten.
     Released {
         packet_id: u16,
         order: u64,

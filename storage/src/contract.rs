@@ -30,7 +30,7 @@ use crate::operation::{
 
 pub use checkpoint::checkpoint_contract;
 pub use journal::{full_contract, journal_contract};
-pub use random::random_contract;
+pub use random::{Random, World, random_contract};
 
 /// An engine under test: empty when it is made, and its medium obeys.
 pub trait Subject: Journal + Checkpoint + Sized {
@@ -204,7 +204,13 @@ fn scan(checkpoint: &impl Checkpoint, table: Table, mut visit: impl FnMut(Record
         .expect("a healthy medium can be read");
 }
 
-fn check_same(checkpoint: &impl Checkpoint, model: &Image, context: &str) {
+/// Whether the checkpoint holds what the model does.
+pub fn is_same(checkpoint: &impl Checkpoint, model: &Image) -> bool {
+    snapshot(image_records(model)) == snapshot(engine_records(checkpoint))
+}
+
+/// Panics where the checkpoint does not hold what the model does.
+pub fn check_same(checkpoint: &impl Checkpoint, model: &Image, context: &str) {
     check_integrity(checkpoint);
     let (stored, expected) = (
         snapshot(engine_records(checkpoint)),
@@ -228,9 +234,10 @@ fn image_records(image: &Image) -> Vec<Record> {
         .collect()
 }
 
-/// The records with their order kept, but places and orders of sending as ranks: which numbers an engine takes is its own.
+/// The records with their order kept, but places and orders of sending as ranks within their owner: which numbers an engine
+/// takes is its own.
 fn snapshot(mut records: Vec<Record>) -> Vec<Record> {
-    let mut orders: Vec<u64> = Vec::new();
+    let mut orders: BTreeSet<(Owner, u64)> = BTreeSet::new();
     let mut places: BTreeSet<(Owner, Sequence)> = BTreeSet::new();
     for record in &records {
         if let Record::Queued { owner, queued } = record {
@@ -239,11 +246,11 @@ fn snapshot(mut records: Vec<Record>) -> Vec<Record> {
             if let QueuedState::Sent { order, .. } | QueuedState::Released { order, .. } =
                 queued.state
             {
-                orders.push(order);
+                orders.insert((owner.clone(), order));
             }
         }
     }
-    orders.sort_unstable();
+    let orders: BTreeMap<(Owner, u64), u64> = orders.into_iter().zip(1..).collect();
     let places: BTreeMap<(Owner, Sequence), u64> = places.into_iter().zip(1..).collect();
     for record in &mut records {
         if let Record::Queued { owner, queued } = record {
@@ -254,7 +261,7 @@ fn snapshot(mut records: Vec<Record>) -> Vec<Record> {
             if let QueuedState::Sent { order, .. } | QueuedState::Released { order, .. } =
                 &mut queued.state
             {
-                *order = orders.partition_point(|earlier| earlier < order) as u64;
+                *order = orders[&(owner.clone(), *order)];
             }
         }
     }

@@ -10,6 +10,12 @@ pub enum StorageError {
     Failed { reason: Box<str> },
     /// What was read back is not what was written.
     Corrupt { what: Box<str> },
+    /// Another process has the store open.
+    InUse { path: Box<str> },
+    /// What is at the store's place is not a store of this program. It was not changed.
+    Foreign { path: Box<str>, why: Box<str> },
+    /// A file or directory of the store cannot be used.
+    File { path: Box<str>, reason: Box<str> },
 }
 
 impl fmt::Display for StorageError {
@@ -17,6 +23,12 @@ impl fmt::Display for StorageError {
         match self {
             Self::Failed { reason } => write!(formatter, "the store failed: {reason}"),
             Self::Corrupt { what } => write!(formatter, "the store is corrupt: {what}"),
+            Self::InUse { path } => write!(formatter, "{path} is in use by another process"),
+            Self::Foreign { path, why } => write!(
+                formatter,
+                "{path} is not a store of nightjar and was left as it is: {why}"
+            ),
+            Self::File { path, reason } => write!(formatter, "{path}: {reason}"),
         }
     }
 }

@@ -392,6 +392,10 @@ impl Image {
             return false;
         }
         entry.phase = Phase::Released { packet_id, order };
+        // PUBREL needs the packet id alone.
+        entry.retain = false;
+        entry.subscription_identifiers.clear();
+        entry.came_from = None;
         let message_id = entry.message_id;
         self.last_sequence = order;
         self.release(message_id);

@@ -12,10 +12,7 @@ pub fn random_contract<E: Subject>(make: impl Fn() -> E, seeds: std::ops::Range<
 
 fn live<E: Subject>(mut engine: E, seed: u64) {
     let mut random = Random(seed);
-    let mut world = World {
-        next_message_id: 1,
-        latest: Image::new(),
-    };
+    let mut world = World::new();
     // What the store may be: the first is durable, each further one has one batch more that is not.
     let mut possible = vec![(0, Image::new())];
     engine.hold();
@@ -25,9 +22,9 @@ fn live<E: Subject>(mut engine: E, seed: u64) {
             0 => {
                 engine = reopened(engine);
                 engine.hold();
-                let survived = possible.iter().position(|(_, image)| {
-                    snapshot(image_records(image)) == snapshot(engine_records(&engine))
-                });
+                let survived = possible
+                    .iter()
+                    .position(|(_, image)| is_same(&engine, image));
                 let survived = survived.unwrap_or_else(|| {
                     check_same(&engine, &possible[0].1, &context);
                     unreachable!("what is durable is one of the possible states")
@@ -48,12 +45,7 @@ fn live<E: Subject>(mut engine: E, seed: u64) {
                 }
             }
             _ => {
-                let mut batch = Vec::new();
-                for _ in 0..=random.below(4) {
-                    let operation = world.operation(&mut random);
-                    world.latest.fold(&operation);
-                    batch.push(operation);
-                }
+                let batch = world.batch(&mut random);
                 possible.push((append(&engine, batch), world.latest.clone()));
             }
         }
@@ -62,12 +54,31 @@ fn live<E: Subject>(mut engine: E, seed: u64) {
 }
 
 /// Makes operations as a broker would, from what it believes to be stored.
-struct World {
-    next_message_id: MessageId,
-    latest: Image,
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    last_message_id: MessageId,
+    /// What all operations so far add up to.
+    pub latest: Image,
+    /// Messages are up to this much longer than their text.
+    pub padding_max: u64,
 }
 
 impl World {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A batch of one to four operations, which `latest` has from then on.
+    pub fn batch(&mut self, random: &mut Random) -> Vec<Operation> {
+        (0..=random.below(4))
+            .map(|_| {
+                let operation = self.operation(random);
+                self.latest.fold(&operation);
+                operation
+            })
+            .collect()
+    }
+
     fn operation(&mut self, random: &mut Random) -> Operation {
         let client_id = random.pick(&CLIENTS);
         let packet_id = 1 + random.below(6) as u16;
@@ -88,10 +99,9 @@ impl World {
                 share_name: "g".into(),
                 topic_filter: "t/+".into(),
             },
-            8 => {
-                self.next_message_id += 1;
-                retain(random.pick(&TOPICS), self.next_message_id)
-            }
+            8 => Operation::PutRetained {
+                message: self.message(random.pick(&TOPICS), random),
+            },
             9 => Operation::DeleteRetained {
                 topic: random.pick(&TOPICS).into(),
             },
@@ -111,7 +121,6 @@ impl World {
                 .some_transfer(random)
                 .unwrap_or_else(|| put_session(client_id)),
             _ => {
-                self.next_message_id += 1;
                 let mut owners: Vec<OwnerEntry> = CLIENTS
                     .iter()
                     .filter(|_| random.below(3) == 0)
@@ -120,9 +129,21 @@ impl World {
                 if random.below(3) == 0 {
                     owners.push(to_group());
                 }
-                enqueue(self.next_message_id, &owners)
+                let message = self.message("t/1", random);
+                Operation::Enqueue { message, owners }
             }
         }
+    }
+
+    fn message(&mut self, topic: &str, random: &mut Random) -> Arc<StoredMessage> {
+        self.last_message_id += 1;
+        let mut message = message(topic, self.last_message_id);
+        if self.padding_max > 0 {
+            let padding = usize::try_from(random.below(self.padding_max)).unwrap_or(0);
+            let filler = (self.last_message_id % 251) as u8;
+            Arc::make_mut(&mut message).payload = vec![filler; padding].into();
+        }
+        message
     }
 
     /// A waiting or sent message of a session gets a packet id that is free.
@@ -165,11 +186,12 @@ impl World {
     }
 }
 
-/// SplitMix64: small, and the same everywhere.
-struct Random(u64);
+/// SplitMix64: small, and the same everywhere. Made from a seed.
+#[derive(Clone, Debug)]
+pub struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -177,11 +199,12 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
+    /// 0 up to, and without, `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.number() % bound
     }
 
-    fn pick<T: Clone>(&mut self, from: &[T]) -> T {
+    pub fn pick<T: Clone>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u64) as usize].clone()
     }
 }

@@ -1,0 +1,959 @@
+//! The engine that keeps its word on a disk: journal and checkpoint as one redb database.
+//!
+//! Comes in: batches. Goes out: a durable mark, and what the batches add up to. A batch is durable when the transaction is
+//! that holds what it changes, so there is nothing to replay at a start: [`Journal::recover`] visits nothing.
+//!
+//! The only file that knows redb. It knows nothing of queues (`index` does) and nothing of bytes (`record` does).
+//!
+//! At a start everything is read once, but payloads are not kept; a row that is not what was written ends the start. After
+//! a failed commit the handle is dropped, and the database is opened and read again.
+
+use std::io;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use ::redb::{
+    Builder, CommitError, Database, DatabaseError, ReadTransaction, ReadableDatabase,
+    ReadableTable, StorageBackend, StorageError as RedbStorageError, TableDefinition, TableError,
+    TransactionError, WriteTransaction,
+};
+use hashbrown::HashMap;
+
+use crate::checkpoint::{Checkpoint, QueuedMessage, QueuedState, Record, Sequence, Table};
+use crate::disk::{Directory, Disk, DiskFile};
+use crate::error::StorageError;
+use crate::index::{ByNumber, Changes, Index, KeyedChange, Place};
+use crate::journal::{Journal, JournalStatus, Lsn, first_lsn_of};
+use crate::operation::{Batch, ClockRecord, MessageId, Operation, Owner, SessionRecord};
+use crate::record::{
+    self, BLOCK_NUMBERS, Broken, CursorRecord, MessageRow, MovedRecord, OwnerNumber, StoreRecord,
+};
+use crate::writer::{Counters, Durability, Medium, Progress, Writer};
+
+/// A journal and a checkpoint in one file. Shared by all shards behind an `Arc`.
+#[derive(Debug)]
+pub struct RedbEngine {
+    // The writer first: it is dropped first, and lets go of the store.
+    writer: Writer,
+    store: Arc<Store>,
+}
+
+/// How a store is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    pub durability: Durability,
+    /// Bytes of batches that may wait to become durable; above it `append` gives `Full`.
+    pub pending_bytes_max: u64,
+    /// Bytes of the file that are held in memory.
+    pub cache_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            durability: Durability::Synced,
+            pending_bytes_max: 64 << 20,
+            cache_bytes: 64 << 20,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Store {
+    disk: Box<dyn Disk>,
+    options: Options,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    index: Index,
+    /// `None` from a failed commit until the database is open again.
+    database: Option<Arc<Database>>,
+}
+
+impl RedbEngine {
+    /// Opens the store in the directory, or makes one there if there is none.
+    pub fn open(directory: &Path, options: Options) -> Result<Arc<Self>, StorageError> {
+        Self::open_on(Box::new(Directory::lock(directory)?), options).map(Arc::new)
+    }
+
+    /// Opens the store on a disk of the caller's.
+    pub fn open_on(disk: Box<dyn Disk>, options: Options) -> Result<Self, StorageError> {
+        let store = Arc::new(Store {
+            disk,
+            options,
+            state: Mutex::new(State::default()),
+        });
+        store.open(None)?;
+        let operations = store.lock().index.operations();
+        let writer = Writer::start(
+            Box::new(Arc::clone(&store)),
+            operations,
+            options.pending_bytes_max,
+            options.durability,
+        )
+        .map_err(|error| StorageError::Failed {
+            reason: error.to_string().into(),
+        })?;
+        Ok(Self { writer, store })
+    }
+
+    /// Registers a call for whenever the durable mark or the state has moved. It is made by the writer's thread and must
+    /// not block.
+    pub fn on_progress(&self, progress: Progress) {
+        self.writer.on_progress(progress);
+    }
+
+    /// The highest message id that was ever stored; ids are given above it.
+    pub fn message_id_max(&self) -> MessageId {
+        self.store.lock().index.message_id_max()
+    }
+
+    /// Both clocks at the last commit that carried them.
+    pub fn clock(&self) -> Option<ClockRecord> {
+        self.store.lock().index.clock()
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.writer.counters()
+    }
+
+    /// What messages call the store.
+    pub fn path(&self) -> Box<str> {
+        self.store.disk.path()
+    }
+
+    /// Returns when nothing is pending, or the medium has failed.
+    pub fn flush(&self) {
+        self.writer.flush();
+    }
+
+    /// For tests: from here on nothing above `upto` becomes durable. Returns when everything up to it is.
+    pub fn hold(&self, upto: Lsn) {
+        self.writer.hold(upto);
+    }
+
+    /// For tests: undoes `hold`.
+    pub fn release(&self) {
+        self.writer.release();
+    }
+
+    /// For tests: stops as a killed process does, without what is pending.
+    pub fn abandon(&self) {
+        self.writer.abandon();
+    }
+
+    /// Reads everything there is, and names what is wrong with it. Ends at what cannot be read at all.
+    pub fn check(&self) -> Result<Vec<String>, StorageError> {
+        let (database, expected) = {
+            let state = self.store.lock();
+            (state.read()?, state.index.store_record())
+        };
+        let mut found = Vec::new();
+        guard("reading", || {
+            let (index, orphans) = load(&database)?;
+            for orphan in orphans {
+                found.push(format!("message {orphan} belongs to nobody"));
+            }
+            let read = index.store_record();
+            if (read.messages, read.sessions) != (expected.messages, expected.sessions) {
+                found.push(format!(
+                    "{} messages and {} sessions are stored, {} and {} are known",
+                    read.messages, read.sessions, expected.messages, expected.sessions
+                ));
+            }
+            Ok(())
+        })?;
+        for table in [Table::Retained, Table::Subscriptions] {
+            self.scan(table, &mut |_| {})?;
+        }
+        Ok(found)
+    }
+}
+
+impl Journal for RedbEngine {
+    fn append(&self, batch: Batch) -> Result<Lsn, crate::Full> {
+        self.writer.append(batch)
+    }
+
+    fn status(&self) -> JournalStatus {
+        self.writer.status()
+    }
+
+    fn recover(&mut self, _visit: &mut dyn FnMut(Lsn, Operation)) -> Result<(), StorageError> {
+        Ok(())
+    }
+
+    fn trim(&mut self, _upto: Lsn) {}
+}
+
+impl Checkpoint for RedbEngine {
+    /// What is durable has been applied; what is not cannot be applied but by `append`.
+    fn apply(&mut self, _operations: &[Operation], upto: Lsn) -> Result<(), StorageError> {
+        let known = self.writer.operations();
+        if upto & (first_lsn_of(1, 0) - 1) <= known {
+            return Ok(());
+        }
+        Err(StorageError::Failed {
+            reason: "operations of another journal cannot be applied here".into(),
+        })
+    }
+
+    fn session(&self, client_id: &str) -> Result<Option<SessionRecord>, StorageError> {
+        let transaction = self.store.lock().read()?;
+        guard("reading", || {
+            let table = transaction.open_table(SESSIONS).map_err(table_error)?;
+            let key = client_id.as_bytes();
+            let Some(row) = table.get(key).map_err(storage_error)? else {
+                return Ok(None);
+            };
+            let (_, session) = record::read_session(key, row.value())
+                .map_err(|broken| corrupt("session", client_id, broken))?;
+            Ok(Some(session))
+        })
+    }
+
+    fn queue(
+        &self,
+        owner: &Owner,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<Vec<QueuedMessage>, StorageError> {
+        let (transaction, number, places) = {
+            let state = self.store.lock();
+            let (number, places) = state.index.places(owner, after, limit);
+            if places.is_empty() {
+                state.available()?;
+                return Ok(Vec::new());
+            }
+            (state.read()?, number, places)
+        };
+        guard("reading", || {
+            let table = transaction.open_table(MESSAGES).map_err(table_error)?;
+            places
+                .into_iter()
+                .map(|place| read_place(&table, number, place))
+                .collect()
+        })
+    }
+
+    fn scan(&self, table: Table, visit: &mut dyn FnMut(Record)) -> Result<(), StorageError> {
+        match table {
+            Table::Sessions => self.scan_rows(SESSIONS, |key, row| {
+                let client_id = record::text(key)?;
+                let (_, session) = record::read_session(key, row)?;
+                visit(Record::Session { client_id, session });
+                Ok(())
+            }),
+            Table::Retained => self.scan_rows(RETAINED, |key, row| {
+                let message = Arc::new(record::read_retained(key, row)?);
+                visit(Record::Retained { message });
+                Ok(())
+            }),
+            Table::Subscriptions => self.scan_subscriptions(visit),
+            Table::Queues => self.scan_queues(visit),
+            Table::ReceivedQos2 => {
+                let received = self.store.lock().index.received_qos2();
+                for (client_id, packet_ids) in received {
+                    for packet_id in packet_ids {
+                        let client_id = client_id.clone();
+                        visit(Record::ReceivedQos2 {
+                            client_id,
+                            packet_id,
+                        });
+                    }
+                }
+                Ok(())
+            }
+            Table::Messages => self.scan_messages(visit),
+            Table::Clock => {
+                if let Some(clock) = self.clock() {
+                    visit(Record::Clock(clock));
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl RedbEngine {
+    fn scan_rows(
+        &self,
+        definition: TableDefinition<'_, &'static [u8], &'static [u8]>,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), Broken>,
+    ) -> Result<(), StorageError> {
+        let transaction = self.store.lock().read()?;
+        guard("reading", || {
+            each_row(&transaction, definition, |key, row| visit(key, row))
+        })
+    }
+
+    fn scan_subscriptions(&self, visit: &mut dyn FnMut(Record)) -> Result<(), StorageError> {
+        let (transaction, sessions) = {
+            let state = self.store.lock();
+            (state.read()?, state.index.session_owners())
+        };
+        guard("reading", || {
+            let table = transaction.open_table(SUBSCRIPTIONS).map_err(table_error)?;
+            for (client_id, owner) in sessions {
+                let (from, to) = owner_range(owner);
+                let rows = table
+                    .range::<&[u8]>(from.as_slice()..to.as_slice())
+                    .map_err(storage_error)?;
+                for row in rows {
+                    let (key, row) = row.map_err(storage_error)?;
+                    let read = record::read_owned_text_key(key.value()).and_then(|(_, filter)| {
+                        Ok((filter, record::read_subscription(key.value(), row.value())?))
+                    });
+                    let (topic_filter, subscription) =
+                        read.map_err(|broken| corrupt("subscription", &client_id, broken))?;
+                    visit(Record::Subscription {
+                        client_id: client_id.clone(),
+                        topic_filter,
+                        subscription,
+                    });
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn scan_queues(&self, visit: &mut dyn FnMut(Record)) -> Result<(), StorageError> {
+        let owners = self.store.lock().index.queue_owners();
+        for owner in owners {
+            let mut after = 0;
+            loop {
+                let page = self.queue(&owner, after, PAGE)?;
+                let Some(last) = page.last() else { break };
+                after = last.sequence;
+                for queued in page {
+                    let owner = owner.clone();
+                    visit(Record::Queued { owner, queued });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn scan_messages(&self, visit: &mut dyn FnMut(Record)) -> Result<(), StorageError> {
+        let (transaction, messages) = {
+            let state = self.store.lock();
+            (state.read()?, state.index.stored_messages())
+        };
+        guard("reading", || {
+            let table = transaction.open_table(MESSAGES).map_err(table_error)?;
+            for (message_id, owners) in messages {
+                let row = table
+                    .get(message_id)
+                    .map_err(storage_error)?
+                    .ok_or_else(|| missing(message_id))?;
+                let (_, message) = MessageRow::open(message_id, row.value())
+                    .and_then(MessageRow::read)
+                    .map_err(|broken| corrupt("message", message_id, broken))?;
+                let message = Arc::new(message);
+                visit(Record::Message { message, owners });
+            }
+            Ok(())
+        })
+    }
+}
+
+impl State {
+    fn read(&self) -> Result<ReadTransaction, StorageError> {
+        let database = self.available()?;
+        guard("reading", || {
+            database.begin_read().map_err(transaction_error)
+        })
+    }
+
+    fn available(&self) -> Result<&Database, StorageError> {
+        self.database
+            .as_deref()
+            .ok_or_else(|| StorageError::Failed {
+                reason: "it is being opened again".into(),
+            })
+    }
+}
+
+impl Store {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock is one of the writer's thread, which gives up then, or of a caller's `Debug`.
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn close(&self) {
+        let closed = std::mem::take(&mut *self.lock());
+        // Closing a database that has failed may fail; what it could not write was promised to nobody.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(closed)));
+    }
+
+    /// Opens the database and reads it. With `operations`, they are those that the journal has counted; at a start, what
+    /// an earlier life may have given beyond what it wrote is left out.
+    fn open(&self, operations: Option<u64>) -> Result<(), StorageError> {
+        let (database, index) = guard("opening", || {
+            let database = open_or_create(&*self.disk, &self.options)?;
+            let read = database.begin_read().map_err(transaction_error)?;
+            let (mut index, orphans) = load(&read)?;
+            drop(read);
+            let operations = operations.unwrap_or_else(|| index.operations() + OPERATIONS_SKIPPED);
+            index.set_operations(operations);
+            let mut changes = index.take_changes();
+            changes.messages = orphans.into_iter().map(|orphan| (orphan, None)).collect();
+            // Proves that the disk takes a commit, too.
+            write(&database, &changes)?;
+            index.committed(changes);
+            Ok((database, index))
+        })?;
+        let mut state = self.lock();
+        state.index = index;
+        state.database = Some(Arc::new(database));
+        Ok(())
+    }
+}
+
+impl Medium for Arc<Store> {
+    fn commit(&mut self, batches: &[Batch], operations: u64) -> Result<(), StorageError> {
+        let (database, changes) = {
+            let mut state = self.lock();
+            let database = state.database.clone().ok_or_else(|| StorageError::Failed {
+                reason: "it is not open".into(),
+            })?;
+            let mut folded = 0;
+            for batch in batches {
+                for operation in &batch.0 {
+                    state.index.fold(operation);
+                }
+                folded += batch.len();
+                if folded > FOLD_OPERATIONS_MAX {
+                    // Whoever wants to read gets a chance.
+                    folded = 0;
+                    drop(state);
+                    state = self.lock();
+                }
+            }
+            state.index.set_operations(operations);
+            (database, state.index.take_changes())
+        };
+        let written = guard("writing", || write(&database, &changes));
+        drop(database);
+        match written {
+            Ok(()) => self.lock().index.committed(changes),
+            // The index is ahead of the disk for good.
+            Err(_) => self.close(),
+        }
+        written
+    }
+
+    fn reopen(&mut self, operations: u64) -> Result<(), StorageError> {
+        self.close();
+        self.open(Some(operations))
+    }
+}
+
+fn read_place(
+    table: &impl ReadableTable<u64, &'static [u8]>,
+    owner: OwnerNumber,
+    place: Place,
+) -> Result<QueuedMessage, StorageError> {
+    let Place {
+        number,
+        message_id,
+        flight,
+        moved,
+    } = place;
+    if let Some(flight) = flight
+        && flight.released
+    {
+        return Ok(QueuedMessage {
+            sequence: number,
+            message_id,
+            qos: nightjar_codec::QoS::ExactlyOnce,
+            retain: false,
+            subscription_identifiers: Vec::new(),
+            state: QueuedState::Released {
+                packet_id: flight.packet_id,
+                order: flight.order,
+            },
+            came_from: None,
+        });
+    }
+    let row = table
+        .get(message_id)
+        .map_err(storage_error)?
+        .ok_or_else(|| missing(message_id))?;
+    let (listed, message) = MessageRow::open(message_id, row.value())
+        .and_then(|row| row.read_for(owner))
+        .map_err(|broken| corrupt("message", message_id, broken))?;
+    let message = Arc::new(message);
+    let (qos, retain, subscription_identifiers, came_from) = match (moved, listed) {
+        (Some(moved), _) => (
+            moved.qos,
+            moved.retain,
+            moved.subscription_identifiers,
+            moved.came_from,
+        ),
+        (None, Some(listed)) => (
+            listed.qos,
+            listed.retain,
+            listed.subscription_identifiers,
+            None,
+        ),
+        (None, None) => {
+            return Err(StorageError::Corrupt {
+                what: format!("message {message_id} does not list its owner").into(),
+            });
+        }
+    };
+    let state = match flight {
+        Some(flight) => QueuedState::Sent {
+            packet_id: flight.packet_id,
+            order: flight.order,
+            message,
+        },
+        None => QueuedState::Waiting(message),
+    };
+    Ok(QueuedMessage {
+        sequence: number,
+        message_id,
+        qos,
+        retain,
+        subscription_identifiers,
+        state,
+        came_from,
+    })
+}
+
+fn open_or_create(disk: &dyn Disk, options: &Options) -> Result<Database, StorageError> {
+    let file_error = |error: io::Error| StorageError::File {
+        path: disk.path(),
+        reason: error.to_string().into(),
+    };
+    if let Some(file) = disk.open().map_err(file_error)? {
+        return open_file(disk, file, options);
+    }
+    let file = disk.create().map_err(file_error)?;
+    let database = Builder::new()
+        .create_with_backend(Backend { file, sync: true })
+        .map_err(|error| database_error(disk, error))?;
+    let transaction = database.begin_write().map_err(transaction_error)?;
+    create_tables(&transaction)?;
+    commit(transaction)?;
+    drop(database);
+    disk.publish().map_err(file_error)?;
+    let file = disk.open().map_err(file_error)?;
+    let file = file.ok_or_else(|| file_error(io::ErrorKind::NotFound.into()))?;
+    open_file(disk, file, options)
+}
+
+fn open_file(
+    disk: &dyn Disk,
+    file: Box<dyn DiskFile>,
+    options: &Options,
+) -> Result<Database, StorageError> {
+    let foreign = |why: &str| StorageError::Foreign {
+        path: disk.path(),
+        why: why.into(),
+    };
+    let file_error = |error: io::Error| StorageError::File {
+        path: disk.path(),
+        reason: error.to_string().into(),
+    };
+    let mut magic = [0; REDB_MAGIC.len()];
+    if file.len().map_err(file_error)? < magic.len() as u64 {
+        // redb would make a database out of an empty file.
+        return Err(foreign("it is too short"));
+    }
+    file.read(0, &mut magic).map_err(file_error)?;
+    if magic != REDB_MAGIC {
+        return Err(foreign("it does not begin like one"));
+    }
+    let sync = options.durability != Durability::Written;
+    let database = Builder::new()
+        .set_cache_size(options.cache_bytes)
+        .create_with_backend(Backend { file, sync })
+        .map_err(|error| database_error(disk, error))?;
+    let read = database.begin_read().map_err(transaction_error)?;
+    match read.open_table(STORE) {
+        Ok(_) => {}
+        Err(TableError::Storage(error)) => return Err(storage_error(error)),
+        Err(_) => return Err(foreign("it is a database of another program")),
+    }
+    drop(read);
+    Ok(database)
+}
+
+/// Every table is there from the beginning, so that readers find it.
+fn create_tables(transaction: &WriteTransaction) -> Result<(), StorageError> {
+    let mut row = Vec::new();
+    StoreRecord::default().write(&mut row);
+    let mut store = transaction.open_table(STORE).map_err(table_error)?;
+    store
+        .insert(record::STORE_KEY, row.as_slice())
+        .map_err(storage_error)?;
+    for table in [
+        SESSIONS,
+        GROUPS,
+        BLOCKS,
+        MOVED,
+        SUBSCRIPTIONS,
+        RECEIVED,
+        RETAINED,
+    ] {
+        transaction.open_table(table).map_err(table_error)?;
+    }
+    for table in [CURSORS, MESSAGES] {
+        transaction.open_table(table).map_err(table_error)?;
+    }
+    Ok(())
+}
+
+/// Writes what has changed in one transaction. When it returns, the disk has it.
+fn write(database: &Database, changes: &Changes) -> Result<(), StorageError> {
+    let transaction = database.begin_write().map_err(transaction_error)?;
+    let arena = changes.arena.as_slice();
+    write_numbered(&transaction, MESSAGES, &changes.messages, arena)?;
+    write_numbered(&transaction, CURSORS, &changes.cursors, arena)?;
+    for (table, rows) in [
+        (SESSIONS, &changes.sessions),
+        (GROUPS, &changes.groups),
+        (BLOCKS, &changes.blocks),
+        (MOVED, &changes.moved),
+        (SUBSCRIPTIONS, &changes.subscriptions),
+        (RECEIVED, &changes.received),
+        (RETAINED, &changes.retained),
+    ] {
+        write_keyed(&transaction, table, rows, arena)?;
+    }
+    drop_owners(&transaction, &changes.dropped)?;
+    {
+        let mut store = transaction.open_table(STORE).map_err(table_error)?;
+        store
+            .insert(record::STORE_KEY, slice(arena, &changes.store))
+            .map_err(storage_error)?;
+    }
+    commit(transaction)
+}
+
+fn write_numbered(
+    transaction: &WriteTransaction,
+    table: TableDefinition<'_, u64, &'static [u8]>,
+    rows: &[(u64, Option<Range<usize>>)],
+    arena: &[u8],
+) -> Result<(), StorageError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let mut table = transaction.open_table(table).map_err(table_error)?;
+    for (key, range) in rows {
+        match range {
+            Some(range) => table.insert(*key, slice(arena, range)).map(drop),
+            None => table.remove(*key).map(drop),
+        }
+        .map_err(storage_error)?;
+    }
+    Ok(())
+}
+
+fn write_keyed(
+    transaction: &WriteTransaction,
+    table: TableDefinition<'_, &'static [u8], &'static [u8]>,
+    rows: &[KeyedChange],
+    arena: &[u8],
+) -> Result<(), StorageError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let mut table = transaction.open_table(table).map_err(table_error)?;
+    for (key, range) in rows {
+        match range {
+            Some(range) => table.insert(&**key, slice(arena, range)).map(drop),
+            None => table.remove(&**key).map(drop),
+        }
+        .map_err(storage_error)?;
+    }
+    Ok(())
+}
+
+/// Removes every row of owners that are gone; last, for the same transaction may have written some.
+fn drop_owners(
+    transaction: &WriteTransaction,
+    dropped: &[OwnerNumber],
+) -> Result<(), StorageError> {
+    if dropped.is_empty() {
+        return Ok(());
+    }
+    let mut cursors = transaction.open_table(CURSORS).map_err(table_error)?;
+    for owner in dropped {
+        cursors.remove(*owner).map_err(storage_error)?;
+    }
+    for table in [BLOCKS, MOVED, SUBSCRIPTIONS, RECEIVED] {
+        let mut table = transaction.open_table(table).map_err(table_error)?;
+        for owner in dropped {
+            let (from, to) = owner_range(*owner);
+            table
+                .retain_in::<&[u8], _>(from.as_slice()..to.as_slice(), |_, _| false)
+                .map_err(storage_error)?;
+        }
+    }
+    Ok(())
+}
+
+fn commit(mut transaction: WriteTransaction) -> Result<(), StorageError> {
+    // Saves the allocator's state with each commit: a start after a crash need not walk the whole file.
+    transaction.set_quick_repair(true);
+    transaction.commit().map_err(|error| match error {
+        CommitError::Storage(error) => storage_error(error),
+        other => StorageError::Failed {
+            reason: other.to_string().into(),
+        },
+    })
+}
+
+/// Reads the whole store, except what is retained and subscribed. Gives messages that nobody needs, too.
+fn load(transaction: &ReadTransaction) -> Result<(Index, Vec<MessageId>), StorageError> {
+    let store = {
+        let table = transaction.open_table(STORE).map_err(table_error)?;
+        let row = table.get(record::STORE_KEY).map_err(storage_error)?;
+        let row = row.ok_or_else(|| StorageError::Corrupt {
+            what: "the row about the store is missing".into(),
+        })?;
+        StoreRecord::read(row.value()).map_err(|broken| corrupt("store", "", broken))?
+    };
+    let mut index = Index::default();
+    let mut by_number = ByNumber::new();
+    index.load_store(&store);
+    each_row(transaction, SESSIONS, |key, row| {
+        let (owner, _) = record::read_session(key, row)?;
+        let name = Owner::Session(record::text(key)?);
+        known(index.load_owner(owner, name, &mut by_number))
+    })?;
+    each_row(transaction, GROUPS, |key, row| {
+        let owner = record::read_group(key, row)?;
+        let name = record::read_group_key(key)?;
+        known(index.load_owner(owner, name, &mut by_number))
+    })?;
+    each_numbered(transaction, CURSORS, |owner, row| {
+        let cursor = CursorRecord::read(owner, row)?;
+        known(index.load_cursor(owner, cursor, &by_number))
+    })?;
+    each_row(transaction, BLOCKS, |key, row| {
+        let (owner, number) = record::read_owned_key(key)?;
+        let first = number
+            .checked_mul(BLOCK_NUMBERS)
+            .filter(|first| first.checked_add(BLOCK_NUMBERS).is_some());
+        let first = first.ok_or(Broken("its number is too large"))?;
+        let block = record::read_block(key, row, first)?;
+        known(index.load_block(owner, number, &block, &by_number))
+    })?;
+    let mut needed: HashMap<MessageId, u32> = HashMap::new();
+    each_row(transaction, MOVED, |key, row| {
+        let (owner, number) = record::read_owned_key(key)?;
+        let entry = MovedRecord::read(key, row)?;
+        known(index.load_moved(owner, number, entry, &by_number, &mut needed))
+    })?;
+    each_row(transaction, RECEIVED, |key, row| {
+        let (owner, group) = record::read_owned_key(key)?;
+        let group = u8::try_from(group).map_err(|_| Broken("its number is too large"))?;
+        let packet_ids = record::read_received(key, row)?;
+        known(index.load_received(owner, group, packet_ids, &by_number))
+    })?;
+    let mut orphans = Vec::new();
+    let mut listed = Vec::new();
+    each_numbered(transaction, MESSAGES, |message_id, row| {
+        MessageRow::open(message_id, row)?.owners(|owner, number| listed.push((owner, number)))?;
+        if !index.load_message(message_id, &mut listed, &by_number, &mut needed) {
+            orphans.push(message_id);
+        }
+        Ok(())
+    })?;
+    if let Some(message_id) = needed.keys().min() {
+        return Err(missing(*message_id));
+    }
+    index
+        .loaded()
+        .map_err(|what| StorageError::Corrupt { what: what.into() })?;
+    let found = index.store_record();
+    if (found.messages, found.sessions) != (store.messages, store.sessions) {
+        return Err(StorageError::Corrupt {
+            what: format!(
+                "{} messages and {} sessions were stored, {} and {} are found",
+                store.messages, store.sessions, found.messages, found.sessions
+            )
+            .into(),
+        });
+    }
+    Ok((index, orphans))
+}
+
+fn each_row(
+    transaction: &ReadTransaction,
+    definition: TableDefinition<'_, &'static [u8], &'static [u8]>,
+    mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), Broken>,
+) -> Result<(), StorageError> {
+    let table = transaction.open_table(definition).map_err(table_error)?;
+    for row in table.iter().map_err(storage_error)? {
+        let (key, row) = row.map_err(storage_error)?;
+        visit(key.value(), row.value()).map_err(|broken| {
+            let key = key.value().escape_ascii();
+            corrupt(::redb::TableHandle::name(&definition), key, broken)
+        })?;
+    }
+    Ok(())
+}
+
+fn each_numbered(
+    transaction: &ReadTransaction,
+    definition: TableDefinition<'_, u64, &'static [u8]>,
+    mut visit: impl FnMut(u64, &[u8]) -> Result<(), Broken>,
+) -> Result<(), StorageError> {
+    let table = transaction.open_table(definition).map_err(table_error)?;
+    for row in table.iter().map_err(storage_error)? {
+        let (key, row) = row.map_err(storage_error)?;
+        visit(key.value(), row.value()).map_err(|broken| {
+            corrupt(::redb::TableHandle::name(&definition), key.value(), broken)
+        })?;
+    }
+    Ok(())
+}
+
+/// A row of an owner that is not there.
+fn known(found: bool) -> Result<(), Broken> {
+    found
+        .then_some(())
+        .ok_or(Broken("its owner is not there, or is there twice"))
+}
+
+/// The keys of all rows of one owner.
+fn owner_range(owner: OwnerNumber) -> ([u8; 8], [u8; 8]) {
+    (owner.to_be_bytes(), (owner + 1).to_be_bytes())
+}
+
+fn slice<'a>(arena: &'a [u8], range: &Range<usize>) -> &'a [u8] {
+    arena
+        .get(range.clone())
+        .expect("a range of the arena it was written to")
+}
+
+/// redb asserts what only a damaged file breaks; that is an error here, not the end of the process.
+fn guard<T>(what: &str, run: impl FnOnce() -> Result<T, StorageError>) -> Result<T, StorageError> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let message = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no message");
+        Err(StorageError::Corrupt {
+            what: format!("{what} the database: {message}").into(),
+        })
+    })
+}
+
+fn missing(message_id: MessageId) -> StorageError {
+    StorageError::Corrupt {
+        what: format!("message {message_id} is owned and not there").into(),
+    }
+}
+
+fn corrupt(table: &str, key: impl std::fmt::Display, broken: Broken) -> StorageError {
+    StorageError::Corrupt {
+        what: format!("row {key} of {table}: {broken}").into(),
+    }
+}
+
+fn storage_error(error: RedbStorageError) -> StorageError {
+    match error {
+        RedbStorageError::Corrupted(what) => StorageError::Corrupt { what: what.into() },
+        other => StorageError::Failed {
+            reason: other.to_string().into(),
+        },
+    }
+}
+
+fn table_error(error: TableError) -> StorageError {
+    match error {
+        TableError::Storage(error) => storage_error(error),
+        other => StorageError::Corrupt {
+            what: other.to_string().into(),
+        },
+    }
+}
+
+fn transaction_error(error: TransactionError) -> StorageError {
+    match error {
+        TransactionError::Storage(error) => storage_error(error),
+        other => StorageError::Failed {
+            reason: other.to_string().into(),
+        },
+    }
+}
+
+fn database_error(disk: &dyn Disk, error: DatabaseError) -> StorageError {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => StorageError::InUse { path: disk.path() },
+        DatabaseError::UpgradeRequired(version) => StorageError::Foreign {
+            path: disk.path(),
+            why: format!("its file format is version {version}").into(),
+        },
+        DatabaseError::Storage(error) => storage_error(error),
+        other => StorageError::Failed {
+            reason: other.to_string().into(),
+        },
+    }
+}
+
+/// A file as redb wants it.
+#[derive(Debug)]
+struct Backend {
+    file: Box<dyn DiskFile>,
+    sync: bool,
+}
+
+impl StorageBackend for Backend {
+    fn len(&self) -> Result<u64, io::Error> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> Result<(), io::Error> {
+        if self.sync { self.file.sync() } else { Ok(()) }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        self.file.write(offset, data)
+    }
+}
+
+type Rows = TableDefinition<'static, &'static [u8], &'static [u8]>;
+type NumberedRows = TableDefinition<'static, u64, &'static [u8]>;
+
+const STORE: Rows = TableDefinition::new("store");
+const SESSIONS: Rows = TableDefinition::new("sessions");
+const GROUPS: Rows = TableDefinition::new("groups");
+const CURSORS: NumberedRows = TableDefinition::new("cursors");
+const BLOCKS: Rows = TableDefinition::new("blocks");
+const MOVED: Rows = TableDefinition::new("moved");
+const MESSAGES: NumberedRows = TableDefinition::new("messages");
+const SUBSCRIPTIONS: Rows = TableDefinition::new("subscriptions");
+const RECEIVED: Rows = TableDefinition::new("received");
+const RETAINED: Rows = TableDefinition::new("retained");
+
+/// How a file of redb begins.
+const REDB_MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
+/// More operations than a journal can have given Lsns to without writing one of them: at 64 bytes each, 4 GiB pending.
+const OPERATIONS_SKIPPED: u64 = 1 << 26;
+/// Operations after which the lock on the index is given to readers once.
+const FOLD_OPERATIONS_MAX: usize = 4096;
+/// Messages that are read at once where a whole queue is.
+const PAGE: usize = 256;
