@@ -74,7 +74,6 @@ impl Session {
 
     /// Sends what the window and the send buffer allow: first what the last connection left, then the queue.
     pub fn pump(&mut self, out: &mut Outputs<'_>) {
-        out.frames.begin(1);
         while self.link.is_some() && out.has_send_room() {
             if self.inflight.has_unsent() {
                 if !self.resend_next(out) {
@@ -94,6 +93,8 @@ impl Session {
             if kept.qos == QoS::AtMostOnce {
                 self.queued_qos0 -= 1;
             }
+            // Each is another message: nothing that was made for the one before may be sent again.
+            out.frames.begin(1);
             let stored = Arc::clone(&kept.message);
             let message = MessageRef::from_stored(&stored);
             let grant = Grant {
