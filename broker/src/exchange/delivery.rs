@@ -49,7 +49,7 @@ pub struct Delivery {
     /// What its own publishes get, where No Local makes a difference.
     pub own: OwnCopy,
     pub receiver: Arc<Receiver>,
-    seen: SmallVec<[Arc<OnceLock<Snapshot>>; 1]>,
+    pub(crate) seen: SmallVec<[Arc<OnceLock<Snapshot>>; 1]>,
 }
 
 #[derive(Clone, Debug)]
@@ -129,12 +129,17 @@ impl Delivery {
 
     /// The retained messages of the SUBSCRIBE have shown this state already: the live copy would be the second (D17).
     pub fn has_seen(&self, topic: &str, sequence: Sequence) -> bool {
-        sequence != 0
-            && self
-                .seen
-                .iter()
-                .all(|seen| seen.get().is_some_and(|seen| seen.covers(topic, sequence)))
+        has_seen(&self.seen, topic, sequence)
     }
+}
+
+/// Whether all subscriptions that `seen` belongs to have shown this state already.
+pub(crate) fn has_seen(seen: &[Arc<OnceLock<Snapshot>>], topic: &str, sequence: Sequence) -> bool {
+    sequence != 0
+        && !seen.is_empty()
+        && seen
+            .iter()
+            .all(|seen| seen.get().is_some_and(|seen| seen.covers(topic, sequence)))
 }
 
 /// One session's matching subscriptions, being merged.

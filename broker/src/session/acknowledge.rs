@@ -95,11 +95,12 @@ impl Session {
 
     /// [MQTT-4.3.3-12]: after PUBCOMP the same id is a new message.
     pub fn handle_pubrel(&mut self, packet_id: PacketId, out: &mut Outputs<'_>) {
-        let known = self.unreleased.remove(packet_id);
+        self.unreleased.remove(packet_id);
         if let Some(link) = self.link.as_mut() {
             link.unreleased_full_since = None;
         }
-        let ticket = if known && self.is_resumable() {
+        // Also where the id is not known here: the release of an earlier connection may not have lasted.
+        let ticket = if self.is_resumable() {
             let client_id = (&*self.client_id).into();
             out.journal.push(Operation::ReleaseQos2 {
                 client_id,
@@ -130,7 +131,8 @@ impl Session {
         let Some(entry) = self.inflight.finish(packet_id) else {
             return;
         };
-        if let Some(link) = self.link.as_mut() {
+        // [MQTT-3.3.4-9]: a PUBREL of an earlier connection took nothing from this one's window.
+        if let Some(link) = self.link.as_mut().filter(|_| entry.counted) {
             link.open_send_quota();
         }
         if let Some(kept) = &entry.kept {

@@ -48,6 +48,10 @@ impl Session {
         out: &mut Outputs<'_>,
     ) -> Delivered {
         let qos = message.qos.min(grant.qos);
+        if message.is_expired(out.now) {
+            out.counters.dropped_expired += 1; // [MQTT-3.3.2-5]
+            return self.drop_delivery(message.message_id, grant, out);
+        }
         if self.link.is_none() {
             if qos == QoS::AtMostOnce && !out.settings.queue_qos0 {
                 out.counters.dropped_offline += 1;
@@ -133,6 +137,48 @@ impl Session {
     /// Puts back a queued message read from the store.
     pub fn restore_queued(&mut self, kept: Kept) {
         self.push(kept);
+    }
+
+    /// The client leaves the group while it is connected: what is on its way to it completes [MQTT-3.10.4-3]. A session that
+    /// can come back owns that from here on; of another the group gets its message back, since that one may vanish with it.
+    pub fn keep_group_exchanges(
+        &mut self,
+        group: GroupId,
+        out: &mut Outputs<'_>,
+    ) -> Vec<(GroupId, Arc<StoredMessage>)> {
+        let resumable = self.is_resumable();
+        let owner = self.group_owner(group);
+        let mut returned = Vec::new();
+        for (packet_id, entry) in self.inflight.iter_mut() {
+            if entry.state != State::AwaitPuback || entry.origin != Origin::Group(group) {
+                continue;
+            }
+            entry.origin = Origin::Direct;
+            let Some(kept) = entry.kept.as_mut().filter(|_| resumable) else {
+                returned.extend(entry.kept.take().map(|kept| (group, kept.message)));
+                entry.message_id = 0;
+                continue;
+            };
+            kept.origin = Origin::Direct;
+            if let Some(from) = owner.clone().filter(|_| entry.message_id != 0) {
+                out.journal.push(Operation::Transfer {
+                    message_id: entry.message_id,
+                    from,
+                    to: OwnerEntry {
+                        owner: Owner::Session((&*self.client_id).into()),
+                        qos: kept.qos,
+                        retain: kept.retain,
+                        subscription_identifiers: kept.subscription_identifiers.to_vec(),
+                    },
+                });
+                out.journal.push(Operation::AssignPacketId {
+                    client_id: (&*self.client_id).into(),
+                    message_id: entry.message_id,
+                    packet_id: packet_id.get(),
+                });
+            }
+        }
+        returned
     }
 
     /// Takes everything a share group gave and may have back: what waits, and QoS 1 in flight. QoS 2 that was sent stays
@@ -318,6 +364,7 @@ impl Session {
             message_id: message.message_id,
             hold: None,
             sent_before: true,
+            counted: true,
         });
         let stored = out.journal.enabled && message.message_id != 0;
         if let (true, QoS::ExactlyOnce, Origin::Group(group)) = (stored, qos, grant.origin) {
@@ -334,6 +381,7 @@ impl Session {
                 && let (Some(ticket), Some(entry)) = (ticket, self.inflight.find(packet_id))
             {
                 entry.hold = Some(ticket);
+                entry.sent_before = false;
                 out.journal.held.push((self.id, packet_id));
                 return Delivered::Sent;
             }
@@ -429,11 +477,13 @@ impl Session {
         if !link.fits(&message, self.version, kept.qos, &grant, out.now) {
             // Too large for the connection that came back: as if completed [MQTT-3.1.2-25].
             out.counters.dropped_too_large += 1;
-            link.send_quota -= 1;
             self.finish(packet_id, out);
             return true;
         }
         link.send_quota -= 1;
+        if let Some(entry) = self.inflight.find(packet_id) {
+            entry.counted = true;
+        }
         self.inflight.mark_sent();
         self.write_kept(&kept, packet_id, out);
         true

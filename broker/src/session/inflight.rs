@@ -50,6 +50,8 @@ pub struct Entry {
     pub hold: Option<Ticket>,
     /// It was on the wire once, on this connection or an earlier one.
     pub sent_before: bool,
+    /// Its PUBLISH was sent on the present connection, so its end opens the client's window.
+    pub counted: bool,
 }
 
 impl Entry {
@@ -61,6 +63,7 @@ impl Entry {
             message_id: 0,
             hold: None,
             sent_before: true,
+            counted: false,
         }
     }
 }
@@ -149,6 +152,9 @@ impl Inflight {
     /// A new connection: everything is sent again, from the first on [MQTT-4.4.0-1].
     pub fn rewind(&mut self) {
         self.unsent = 0;
+        for entry in &mut self.entries {
+            entry.counted = false;
+        }
     }
 
     /// The next exchange that the present connection has not seen.
@@ -181,6 +187,16 @@ impl Inflight {
             .enumerate()
             .filter(|(_, entry)| entry.state != State::Done)
             .filter_map(|(place, entry)| Some((PacketId::new(advance(self.first, place))?, entry)))
+    }
+
+    /// The same, to change them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (PacketId, &mut Entry)> {
+        let first = self.first;
+        self.entries
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, entry)| entry.state != State::Done)
+            .filter_map(move |(place, entry)| Some((PacketId::new(advance(first, place))?, entry)))
     }
 
     /// Puts back an exchange read from the store. In the order in which they were begun.

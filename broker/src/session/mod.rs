@@ -50,6 +50,8 @@ pub struct Session {
     /// What other shards see of it.
     pub receiver: Arc<Receiver>,
     pub version: ProtocolVersion,
+    /// The store may know it, so its end has to be written.
+    pub is_stored: bool,
     /// Seconds; 0: ends with its connection, `u32::MAX`: never ends.
     pub expiry_interval: u32,
     /// Broker clock at which an offline session ends.
@@ -66,6 +68,8 @@ pub struct Session {
     /// How many of `queue` are QoS 0: they only wait behind retained messages or a full send buffer.
     queued_qos0: usize,
     pub(crate) unreleased: UnreleasedQos2,
+    /// SUBSCRIBEs that wait for the journal; an UNSUBSCRIBE waits behind them.
+    pub(crate) subscribes_waiting: u32,
 }
 
 /// What holds only as long as the Network Connection.
@@ -137,6 +141,7 @@ impl Session {
             receiver: Arc::new(Receiver::new(Arc::clone(&client_id), expiry_interval > 0)),
             client_id,
             user: None,
+            is_stored: false,
             version,
             expiry_interval,
             expires_at: None,
@@ -148,6 +153,7 @@ impl Session {
             queue: VecDeque::new(),
             queued_qos0: 0,
             unreleased: UnreleasedQos2::default(),
+            subscribes_waiting: 0,
         }
     }
 

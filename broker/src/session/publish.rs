@@ -465,8 +465,9 @@ impl AcknowledgementFifo {
         if durable { self.0.pop_front() } else { None }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// What the youngest of them waits for.
+    pub(crate) fn last_ticket(&self) -> Option<Ticket> {
+        self.0.back().map(|last| last.ticket)
     }
 }
 

@@ -65,8 +65,13 @@ impl Shard {
         if matches!(cause, Cause::Violation(_)) {
             self.sinks.counters.violations += 1;
         }
-        if let Some((mut packet, version)) = farewell(&cause, connection.version, served.is_some())
-        {
+        let greeted = served.is_some() && !connection.is_corked;
+        if std::mem::take(&mut connection.is_corked) {
+            // It has not heard CONNACK, and does not hear it now.
+            let unsent = connection.send.len();
+            connection.send.advance(unsent, &mut self.sinks.pool);
+        }
+        if let Some((mut packet, version)) = farewell(&cause, connection.version, greeted) {
             let version = version.unwrap_or(connection.version);
             let settings = &self.shared.settings;
             let link = served
@@ -181,10 +186,16 @@ impl Shard {
         let mut out = self.sinks.outputs_nowhere(now, &self.shared);
         session.discard_messages(&mut out);
         let client_id = std::sync::Arc::clone(&session.client_id);
-        // Also for a session that has just given up its expiry interval: the store may know it.
-        self.sinks.journal.push(Operation::DeleteSession {
-            client_id: (&*client_id).into(),
-        });
+        // Also for a session that has just given up its expiry interval.
+        if session.is_stored {
+            let ticket = self.sinks.journal.push(Operation::DeleteSession {
+                client_id: (&*client_id).into(),
+            });
+            if let Some(ticket) = ticket {
+                self.deletions
+                    .insert(std::sync::Arc::clone(&client_id), ticket);
+            }
+        }
         self.sessions.remove(id.slot, id.generation);
         self.by_client_id.remove(&*client_id);
         self.shared.exchange.sessions.give_back(1);
@@ -218,7 +229,12 @@ impl Shard {
         if groups.is_empty() {
             return;
         }
-        let taken = session.take_group_messages(only);
+        let mut taken = Vec::new();
+        if let Some(group) = only.filter(|_| session.link.is_some()) {
+            let mut out = self.sinks.outputs_nowhere(now, &self.shared);
+            taken = session.keep_group_exchanges(group, &mut out);
+        }
+        taken.extend(session.take_group_messages(only));
         for group_id in groups {
             let Some(group) = self.shared.exchange.group_by_id(group_id) else {
                 continue;

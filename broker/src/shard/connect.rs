@@ -10,7 +10,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use nightjar_codec::packet::{Auth, AuthProperties, Connect};
 use nightjar_codec::{Packet, ReasonCode, decode_from_client};
-use nightjar_storage::Operation;
 
 use super::{Cause, Phase, Shard};
 use crate::clock::Now;
@@ -301,6 +300,8 @@ impl Shard {
         let silence = session.link.as_ref().and_then(|link| link.silence_max());
         let resumable = session.is_resumable();
         let record = (resumable || was_durable).then(|| session.record());
+        session.is_stored |= record.is_some();
+        let client_id = Arc::clone(&session.client_id);
         let groups: Vec<_> = session
             .subscriptions
             .values()
@@ -313,27 +314,16 @@ impl Shard {
         }
         self.arm_connection(id, silence.map(|silence| now.monotonic + silence));
         self.arm_session(session_id);
-        let ticket = record.and_then(|record| self.sinks.journal.push(record));
-        // D2: a session that ended under this CONNECT is gone for good before CONNACK says so; a new one waits for nothing.
-        let deleted = self.sinks.journal.batch.iter().any(|operation| {
-            matches!(operation, Operation::DeleteSession { client_id } if self.is_client(session_id, client_id))
-        });
-        if let Some(ticket) = ticket
-            .or(Some(self.sinks.journal.ticket))
-            .filter(|_| deleted)
-        {
-            self.wait_for(
-                ticket,
-                super::Waiting::Connack {
-                    connection: id,
-                    connack: Box::new(connack),
-                    session: session_id,
-                },
-            );
-        } else {
-            self.write_packet(id, &Packet::Connack(connack));
-            self.begin_service(now, session_id);
+        if let Some(record) = record {
+            self.sinks.journal.push(record);
         }
+        // D2: a session of this client id that has ended is gone for good before CONNACK says so; a new one waits for nothing.
+        // What else is said to the client until then stays behind CONNACK [MQTT-3.2.0-1].
+        if let Some(ticket) = self.deletions.get(&client_id).copied().filter(|_| !present) {
+            self.cork(id, ticket);
+        }
+        self.write_packet(id, &Packet::Connack(connack));
+        self.pump(now, session_id);
         for group in groups {
             let Some(group) = self.shared.exchange.group_by_id(group) else {
                 continue;
@@ -342,11 +332,6 @@ impl Shard {
             self.carry_out(now, given);
         }
         self.log_connected(id, session_id);
-    }
-
-    /// CONNACK is on its way: what was in flight is sent again, then what waits.
-    pub(super) fn begin_service(&mut self, now: Now, session: SessionId) {
-        self.pump(now, session);
     }
 
     fn new_session(&mut self, client_id: &str, admitted: &Admitted) -> SessionId {
@@ -387,12 +372,6 @@ impl Shard {
                 return id.into();
             }
         }
-    }
-
-    fn is_client(&self, session: SessionId, client_id: &str) -> bool {
-        self.sessions
-            .get(session.slot, session.generation)
-            .is_some_and(|session| *session.client_id == *client_id)
     }
 
     fn log_connected(&self, id: ConnectionId, session: SessionId) {

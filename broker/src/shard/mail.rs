@@ -8,12 +8,13 @@
 use std::mem;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use nightjar_codec::QoS;
 use nightjar_storage::StoredMessage;
 use smallvec::SmallVec;
 
+use crate::exchange::retained::Snapshot;
 use crate::exchange::shared::Assignment;
 use crate::identity::{SessionId, ShardId};
 use crate::message::MessageRef;
@@ -61,6 +62,8 @@ pub(crate) struct OwnedDelivery {
     pub(crate) retain: bool,
     pub(crate) subscription_identifiers: SmallVec<[u32; 2]>,
     pub(crate) reserved: u64,
+    /// What the subscriptions that made it an owner have shown of retained messages (D17).
+    pub(crate) seen: SmallVec<[Arc<OnceLock<Snapshot>>; 1]>,
 }
 
 /// One piece of mail, read.

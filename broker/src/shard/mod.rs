@@ -84,7 +84,11 @@ pub struct Shard {
     sinks: Sinks,
     /// What leaves when a ticket is durable, in ticket order.
     waiting: VecDeque<(Ticket, Waiting)>,
+    /// QoS 2 messages among them that wait for their batch.
+    held_publishes: usize,
     tickets: VecDeque<(Ticket, Lsn)>,
+    /// Sessions whose end is on its way to the journal.
+    deletions: HashMap<Arc<str>, Ticket, FixedState>,
     epoch: u16,
     outgoing: Vec<Mail>,
     incoming: Mail,
@@ -134,6 +138,8 @@ pub struct Connection {
     timer: Option<u64>,
     last_route: Option<Rc<Route>>,
     is_dirty: bool,
+    /// CONNACK lies in `send` and waits for the journal, and so does everything behind it.
+    is_corked: bool,
     /// PUBLISH packets that wait for PUBRELs (D22), in order.
     waiting_publishes: VecDeque<Box<[u8]>>,
     waiting_bytes: u64,
@@ -196,7 +202,7 @@ impl Shard {
             sessions: Slots::default(),
             by_client_id: HashMap::with_hasher(hasher.clone()),
             session_timers: HashMap::with_hasher(hasher.clone()),
-            routes: RouteCache::new(hasher),
+            routes: RouteCache::new(hasher.clone()),
             timers: Timers::default(),
             sweep_armed: None,
             sinks: Sinks {
@@ -213,7 +219,9 @@ impl Shard {
                 nowhere: SendBuffer::default(),
             },
             waiting: VecDeque::new(),
+            held_publishes: 0,
             tickets: VecDeque::new(),
+            deletions: HashMap::with_hasher(hasher),
             epoch: 0,
             outgoing: (0..shared.post.shards()).map(|_| Mail::default()).collect(),
             incoming: Mail::default(),
@@ -251,6 +259,7 @@ impl Shard {
             timer: None,
             last_route: None,
             is_dirty: false,
+            is_corked: false,
             waiting_publishes: VecDeque::new(),
             waiting_bytes: 0,
         });
@@ -677,7 +686,7 @@ impl Connection {
 
     #[inline]
     fn mark_dirty(&mut self, dirty: &mut Vec<ConnectionId>) {
-        if !self.is_dirty {
+        if !self.is_dirty && !self.is_corked {
             self.is_dirty = true;
             dirty.push(self.id);
         }

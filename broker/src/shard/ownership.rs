@@ -7,17 +7,17 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use nightjar_codec::packet::Connack;
 use nightjar_codec::{Packet, PacketId, ReasonCode};
 use nightjar_storage::{JournalStatus, StoredMessage, epoch};
 use smallvec::SmallVec;
 
-use super::subscribe::AcceptedSubscribe;
+use super::subscribe::{AcceptedSubscribe, AcceptedUnsubscribe};
 use super::{Cause, Shard, publish};
 use crate::clock::Now;
 use crate::exchange::delivery::Route;
 use crate::exchange::shared::Assignment;
 use crate::identity::{ConnectionId, SessionId, Ticket};
+use crate::message::stored_cost;
 
 /// What leaves when its ticket is durable.
 pub(super) enum Waiting {
@@ -28,15 +28,13 @@ pub(super) enum Waiting {
     /// A QoS 2 message for its receivers.
     Deliver(Box<HeldPublish>),
     Subscribe(Box<AcceptedSubscribe>),
+    Unsubscribe(Box<AcceptedUnsubscribe>),
     Packet {
         connection: ConnectionId,
         packet: Box<Packet>,
     },
-    Connack {
-        connection: ConnectionId,
-        connack: Box<Connack>,
-        session: SessionId,
-    },
+    /// CONNACK, and what was written behind it.
+    Uncork(ConnectionId),
 }
 
 /// A QoS 2 message whose owners are on their way to the journal.
@@ -46,6 +44,8 @@ pub(super) struct HeldPublish {
     pub(super) sequence: u64,
     pub(super) publisher: Option<SessionId>,
     pub(super) skipped: SmallVec<[SessionId; 4]>,
+    /// Sessions that room was reserved for.
+    pub(super) owners: SmallVec<[SessionId; 4]>,
     pub(super) offers: Vec<Assignment>,
 }
 
@@ -56,6 +56,18 @@ impl Shard {
             "tickets are waited for in order"
         );
         self.waiting.push_back((ticket, waiting));
+    }
+
+    /// Nothing leaves for this connection before the ticket is durable.
+    pub(super) fn cork(&mut self, id: ConnectionId, ticket: Ticket) {
+        if self.sinks.journal.is_durable(ticket) {
+            return;
+        }
+        if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
+            connection.is_corked = true;
+        }
+        let last = self.waiting.back().map_or(ticket, |(last, _)| *last);
+        self.wait_for(ticket.max(last), Waiting::Uncork(id));
     }
 
     /// After a call that may have put acknowledgements behind the batch: remember to release them.
@@ -79,18 +91,22 @@ impl Shard {
         else {
             return;
         };
-        let waits =
-            !(link.pubacks.is_empty() && link.pubrecs.is_empty() && link.pubcomps.is_empty());
+        let last = [&link.pubacks, &link.pubrecs, &link.pubcomps]
+            .into_iter()
+            .filter_map(|fifo| fifo.last_ticket())
+            .max();
+        let Some(last) = last else { return };
+        // Not the present batch, which may stay empty: the last one that anything waits for.
+        let ticket = self
+            .waiting
+            .back()
+            .map_or(last, |(back, _)| last.max(*back));
         let noted = matches!(
             self.waiting.back(),
-            Some((ticket, Waiting::Acknowledgements(last)))
-                if *last == session_id && *ticket == self.sinks.journal.ticket
+            Some((_, Waiting::Acknowledgements(noted))) if *noted == session_id
         );
-        if waits && !noted {
-            self.wait_for(
-                self.sinks.journal.ticket,
-                Waiting::Acknowledgements(session_id),
-            );
+        if !noted || self.waiting.back().is_none_or(|(back, _)| *back < ticket) {
+            self.wait_for(ticket, Waiting::Acknowledgements(session_id));
         }
     }
 
@@ -141,6 +157,10 @@ impl Shard {
             self.tickets.pop_front();
             self.sinks.journal.durable = ticket;
         }
+        let durable = self.sinks.journal.durable;
+        if !self.deletions.is_empty() {
+            self.deletions.retain(|_, ticket| *ticket > durable);
+        }
         self.let_go(now);
         if lost {
             self.refuse_what_waits(now);
@@ -182,18 +202,20 @@ impl Shard {
             Waiting::Acknowledgements(session) => self.release_acknowledgements(now, session),
             Waiting::Held(session, packet_id) => self.release_held(now, session, packet_id),
             Waiting::Deliver(held) => publish::deliver_held(self, now, *held),
-            Waiting::Subscribe(accepted) => self.finish_subscribe(now, *accepted),
+            Waiting::Subscribe(accepted) => {
+                self.count_waiting_subscribe(accepted.session(), false);
+                self.finish_subscribe(now, *accepted);
+            }
+            Waiting::Unsubscribe(accepted) => self.finish_unsubscribe(now, &accepted),
             Waiting::Packet { connection, packet } => self.write_packet(connection, &packet),
-            Waiting::Connack {
-                connection,
-                connack,
-                session,
-            } => {
-                if self.is_closing(connection) {
-                    return;
+            Waiting::Uncork(connection) => {
+                if let Some(connection) = self
+                    .connections
+                    .get_mut(connection.slot, connection.generation)
+                {
+                    connection.is_corked = false;
+                    connection.mark_dirty(&mut self.sinks.dirty);
                 }
-                self.write_packet(connection, &Packet::Connack(*connack));
-                self.begin_service(now, session);
             }
         }
     }
@@ -250,17 +272,38 @@ impl Shard {
             match waiting {
                 Waiting::Acknowledgements(id) => self.refuse_acknowledgements(now, id),
                 Waiting::Held(id, _) => self.close_session_connection(now, id),
-                Waiting::Deliver(held) => drop(held),
+                Waiting::Deliver(held) => self.drop_held(&held),
                 Waiting::Subscribe(accepted) => {
+                    self.count_waiting_subscribe(accepted.session(), false);
                     self.close_session_connection(now, accepted.session())
                 }
-                Waiting::Packet { connection, .. } | Waiting::Connack { connection, .. } => {
+                Waiting::Unsubscribe(accepted) => self.close(
+                    now,
+                    accepted.connection,
+                    Cause::Server(ReasonCode::ServerBusy),
+                ),
+                Waiting::Packet { connection, .. } | Waiting::Uncork(connection) => {
                     self.close(now, connection, Cause::Server(ReasonCode::ServerBusy));
                 }
             }
         }
         // A new ticket line: what was given out so far is settled.
         self.sinks.journal.durable = self.sinks.journal.ticket.saturating_sub(1);
+    }
+
+    /// A held message that nobody owns: what was reserved for it is given back, and members of share groups are free again.
+    fn drop_held(&mut self, held: &HeldPublish) {
+        self.held_publishes -= 1;
+        let cost = stored_cost(&held.message);
+        let totals = &self.shared.exchange.totals;
+        for delivery in held.route.local.iter().chain(&held.route.remote) {
+            if held.owners.contains(&delivery.session) {
+                delivery.receiver.budget.release(cost, totals);
+            }
+        }
+        let offers = held.offers.iter();
+        let finished = offers.map(|offer| (offer.session, offer.group));
+        self.sinks.finished.extend(finished);
     }
 
     fn refuse_acknowledgements(&mut self, now: Now, id: SessionId) {

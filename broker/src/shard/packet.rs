@@ -155,7 +155,12 @@ impl Shard {
 
     /// Encodes a packet into a connection's send buffer.
     pub(super) fn write_packet(&mut self, id: ConnectionId, packet: &Packet) {
-        if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
+        // [MQTT-3.14.4-1]: what comes too late for a connection that has ended is not said.
+        if let Some(connection) = self
+            .connections
+            .get_mut(id.slot, id.generation)
+            .filter(|connection| !connection.is_closing())
+        {
             let version = connection.version;
             connection.send.borrow_from(&mut self.sinks.pool);
             let encoded = connection.send.append(|out| packet.encode(version, out));

@@ -11,15 +11,15 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use nightjar_codec::packet::PublishRef;
 use nightjar_codec::{QoS, ReasonCode};
-use nightjar_storage::{Operation, Owner, OwnerEntry};
+use nightjar_storage::{Operation, Owner, OwnerEntry, StoredMessage};
 use smallvec::SmallVec;
 
 use super::mail::{Letter, Mail, Owned, OwnedDelivery};
 use super::ownership::{HeldPublish, Waiting};
 use super::{Cause, Shard};
 use crate::clock::Now;
-use crate::exchange::delivery::{Delivery, Route};
-use crate::exchange::shared::{Assignment, Offer};
+use crate::exchange::delivery::{Delivery, Route, has_seen};
+use crate::exchange::shared::{Assignment, Offer, ShareGroup};
 use crate::identity::{ConnectionId, Origin, SessionId, Ticket};
 use crate::message::{MessageRef, stored_cost};
 use crate::session::Session;
@@ -199,6 +199,12 @@ impl Shard {
         } else {
             None
         };
+        // [MQTT-4.6.0-6]: nothing of QoS 2 overtakes what is held.
+        let ticket = ticket.or_else(|| {
+            let overtakes = message.qos == QoS::ExactlyOnce && self.held_publishes > 0;
+            let (last, _) = self.waiting.back().filter(|_| overtakes)?;
+            Some(*last)
+        });
         // D2: what somebody durable owns of QoS 2 is delivered when it is durable. PUBREC waits for the same batch.
         if message.qos == QoS::ExactlyOnce
             && let Some(ticket) = ticket
@@ -208,15 +214,20 @@ impl Shard {
                 message: Arc::clone(message.stored()),
                 sequence: message.sequence,
                 publisher: message.publisher,
+                owners: owning(message, route)
+                    .map(|delivery| delivery.session)
+                    .filter(|session| !skipped.contains(session))
+                    .collect(),
                 skipped,
                 offers,
             };
+            self.held_publishes += 1;
             self.wait_for(ticket, Waiting::Deliver(Box::new(held)));
         } else if message.qos == QoS::ExactlyOnce && receipt != Receipt::None {
             // PUBREC is written first, so the delivery is the turn's next step, after `acknowledge`.
             self.deliver_after_pubrec(now, message, route, skipped, offers, receipt);
         } else {
-            self.deliver(now, message, route, &skipped);
+            self.deliver(now, message, route, &skipped, None);
             if !offers.is_empty() {
                 self.carry_out(now, offers);
             }
@@ -292,7 +303,7 @@ impl Shard {
             }
             self.note_waiting_acknowledgements(id);
         }
-        self.deliver(now, message, route, &skipped);
+        self.deliver(now, message, route, &skipped, None);
         self.carry_out(now, offers);
     }
 
@@ -371,7 +382,7 @@ impl Shard {
         route: &Route,
         skipped: &[SessionId],
     ) -> Option<Ticket> {
-        let mut owners: Vec<OwnerEntry> = owning(message, route)
+        let owners: Vec<OwnerEntry> = owning(message, route)
             .filter(|delivery| !skipped.contains(&delivery.session))
             .filter_map(|delivery| {
                 let terms = delivery.terms_for(message.publisher)?;
@@ -383,16 +394,11 @@ impl Shard {
                 })
             })
             .collect();
-        owners.extend(
-            route
-                .groups
-                .iter()
-                .filter(|group| group.is_resumable())
-                .map(|group| group.owner_entry(message.qos)),
-        );
         if owners.is_empty() {
-            // Only the retained store owns it; that operation is in the batch.
-            return Some(self.sinks.journal.ticket);
+            // Only share groups or the retained store own it; those operations are in the batch. A deletion of what was not
+            // there is none.
+            let is_empty = self.sinks.journal.batch.is_empty();
+            return (!is_empty).then_some(self.sinks.journal.ticket);
         }
         self.sinks.journal.push(Operation::Enqueue {
             message: Arc::clone(message.stored()),
@@ -400,11 +406,34 @@ impl Shard {
         })
     }
 
+    /// A share group owns a copy of its own: a member may own the message for itself besides, and nobody owns one id twice.
+    fn copy_for(&mut self, group: &ShareGroup, message: &MessageRef<'_>) -> Arc<StoredMessage> {
+        let is_owner = group.is_resumable();
+        let message_id = if is_owner {
+            self.shared.exchange.next_message_id()
+        } else {
+            0
+        };
+        let copy = Arc::new(StoredMessage {
+            message_id,
+            ..(**message.stored()).clone()
+        });
+        if is_owner {
+            self.sinks.journal.push(Operation::Enqueue {
+                message: Arc::clone(&copy),
+                owners: vec![group.owner_entry(message.qos)],
+            });
+        }
+        copy
+    }
+
     fn offer_to_groups(&mut self, message: &MessageRef<'_>, route: &Route) -> Vec<Assignment> {
         let mut given = Vec::new();
         for group in &route.groups {
+            let copy = (message.message_id != 0).then(|| self.copy_for(group, message));
+            let copy = copy.as_ref().map(MessageRef::from_stored);
             match group.offer(
-                message,
+                copy.as_ref().unwrap_or(message),
                 &self.shared.exchange.totals,
                 &self.sinks.queue_limits,
             ) {
@@ -419,14 +448,20 @@ impl Shard {
         given
     }
 
-    /// Delivers to the sessions of this shard, and puts the rest in the mail.
+    /// Delivers to the sessions of this shard, and puts the rest in the mail. `owners`: as they were fixed when the message
+    /// was accepted (D6), where that was earlier.
     pub(super) fn deliver(
         &mut self,
         now: Now,
         message: &MessageRef<'_>,
         route: &Route,
         skipped: &[SessionId],
+        owners: Option<&[SessionId]>,
     ) {
+        let owns = |delivery: &Delivery| match owners {
+            Some(owners) => owners.contains(&delivery.session),
+            None => is_owner(message, delivery),
+        };
         self.sinks.frames.begin(route.local.len());
         for delivery in &route.local {
             if !skipped.is_empty() && skipped.contains(&delivery.session) {
@@ -435,9 +470,17 @@ impl Shard {
             let Some(terms) = delivery.terms_for(message.publisher) else {
                 continue;
             };
-            let owned = message.qos > QoS::AtMostOnce
-                && terms.qos > QoS::AtMostOnce
-                && delivery.receiver.is_resumable();
+            let owned = message.qos > QoS::AtMostOnce && owns(delivery);
+            if owned
+                && self
+                    .sessions
+                    .get(delivery.session.slot, delivery.session.generation)
+                    .is_none()
+            {
+                // It ended while the message was held; only the reservation is left.
+                self.release_reservation(message.cost());
+                continue;
+            }
             let grant = Grant {
                 qos: terms.qos,
                 retain: message.retain && terms.retain_as_published,
@@ -451,7 +494,7 @@ impl Shard {
             let owners: Vec<OwnedDelivery> = route
                 .remote
                 .iter()
-                .filter(|delivery| delivery.session.shard == *shard && is_owner(message, delivery))
+                .filter(|delivery| delivery.session.shard == *shard && owns(delivery))
                 .filter(|delivery| !skipped.contains(&delivery.session))
                 .filter_map(|delivery| owned_delivery(message, delivery))
                 .collect();
@@ -590,7 +633,11 @@ impl Shard {
             let Some(terms) = delivery.terms_for(message.publisher) else {
                 continue;
             };
-            if is_owner(message, delivery) || delivery.has_seen(message.topic, message.sequence) {
+            let is_named = owners.iter().any(|owner| owner.session == delivery.session);
+            if is_named
+                || is_owner(message, delivery)
+                || delivery.has_seen(message.topic, message.sequence)
+            {
                 continue;
             }
             let grant = Grant {
@@ -603,12 +650,8 @@ impl Shard {
             self.deliver_to(now, message, delivery.session, &grant);
         }
         for owner in owners {
-            let seen = route
-                .local
-                .binary_search_by_key(&owner.session, |delivery| delivery.session)
-                .ok()
-                .and_then(|place| route.local.get(place))
-                .is_some_and(|delivery| delivery.has_seen(message.topic, message.sequence));
+            // What made it an owner counts, not a subscription that has replaced that since [MQTT-3.8.4-4].
+            let seen = has_seen(&owner.seen, message.topic, message.sequence);
             let session = self
                 .sessions
                 .get_mut(owner.session.slot, owner.session.generation);
@@ -737,6 +780,11 @@ fn owned_delivery(message: &MessageRef<'_>, delivery: &Delivery) -> Option<Owned
         retain: message.retain && terms.retain_as_published,
         subscription_identifiers: terms.subscription_identifiers.iter().copied().collect(),
         reserved: message.cost(),
+        seen: if message.sequence == 0 {
+            SmallVec::new()
+        } else {
+            delivery.seen.clone()
+        },
     })
 }
 
@@ -784,7 +832,14 @@ pub(super) fn deliver_held(shard: &mut Shard, now: Now, held: HeldPublish) {
     let mut message = MessageRef::from_stored(&held.message);
     message.sequence = held.sequence;
     message.publisher = held.publisher;
-    shard.deliver(now, &message, &held.route, &held.skipped);
+    shard.held_publishes -= 1;
+    shard.deliver(
+        now,
+        &message,
+        &held.route,
+        &held.skipped,
+        Some(&held.owners),
+    );
     shard.carry_out(now, held.offers);
 }
 

@@ -103,6 +103,7 @@ impl Shard {
             self.by_client_id.insert(name, id);
             self.shared.exchange.sessions.take_anyway(1);
             if let Some(session) = self.sessions.get_mut(slot, generation) {
+                session.is_stored = true;
                 session.user = record.user.clone();
                 // Open when the broker stopped: the connection closed at that moment, as far as anyone can tell (D10).
                 session.expires_at = record
@@ -146,7 +147,9 @@ impl Shard {
         })?;
         for (id, filter, subscription) in subscriptions {
             // A bound that was lowered since does not take away what was granted.
-            let _ = self.add_subscription(now, id, &filter, subscription);
+            if let Ok(added) = self.add_subscription(id, &filter, subscription) {
+                self.carry_out(now, added.given);
+            }
         }
         Ok(())
     }
@@ -166,7 +169,7 @@ impl Shard {
         })
     }
 
-    /// In-flight exchanges in the order they were begun, then what waits, in the order of the queue.
+    /// In-flight exchanges in the order of their packet ids, which is that in which they were begun, then what waits, in the order of the queue.
     fn restore_queue(
         &mut self,
         checkpoint: &dyn Checkpoint,
@@ -174,7 +177,7 @@ impl Shard {
         client_id: &str,
     ) -> Result<(), StorageError> {
         let owner = Owner::Session(client_id.into());
-        let mut in_flight: BTreeMap<u64, QueuedMessage> = BTreeMap::new();
+        let mut in_flight: BTreeMap<PacketId, QueuedMessage> = BTreeMap::new();
         let mut after = 0;
         loop {
             let page = checkpoint.queue(&owner, after, PAGE)?;
@@ -192,16 +195,16 @@ impl Shard {
                             session.restore_queued(kept);
                         }
                     }
-                    QueuedState::Sent { order, .. } | QueuedState::Released { order, .. } => {
-                        in_flight.insert(order, queued);
+                    QueuedState::Sent { packet_id, .. }
+                    | QueuedState::Released { packet_id, .. } => {
+                        if let Some(packet_id) = PacketId::new(packet_id) {
+                            in_flight.insert(packet_id, queued);
+                        }
                     }
                 }
             }
         }
-        for queued in in_flight.into_values() {
-            let Some(packet_id) = queued.state.packet_id().and_then(PacketId::new) else {
-                continue;
-            };
+        for (packet_id, queued) in in_ring_order(in_flight) {
             let kept = queued
                 .state
                 .message()
@@ -227,6 +230,7 @@ impl Shard {
                 message_id: queued.message_id,
                 hold: None,
                 sent_before: true,
+                counted: false,
             };
             session.inflight.restore(packet_id, entry);
         }
@@ -253,6 +257,21 @@ impl Shard {
                 wall: now.wall,
             }));
     }
+}
+
+/// Packet ids are given out one after the other around the ring, so the first one is behind the widest gap.
+fn in_ring_order(
+    in_flight: BTreeMap<PacketId, QueuedMessage>,
+) -> impl Iterator<Item = (PacketId, QueuedMessage)> {
+    let ids: Vec<u16> = in_flight.keys().map(|packet_id| packet_id.get()).collect();
+    let gap = |place: usize| match place.checked_sub(1) {
+        Some(before) => u32::from(ids[place] - ids[before]),
+        None => u32::from(u16::MAX) + u32::from(ids[0]) - u32::from(ids[ids.len() - 1]),
+    };
+    let first = (0..ids.len()).max_by_key(|place| (gap(*place), std::cmp::Reverse(*place)));
+    let mut ordered: Vec<_> = in_flight.into_iter().collect();
+    ordered.rotate_left(first.unwrap_or(0));
+    ordered.into_iter()
 }
 
 const PAGE: usize = 1024;

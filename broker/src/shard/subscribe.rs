@@ -17,6 +17,7 @@ use super::{Cause, Shard};
 use crate::clock::Now;
 use crate::exchange::delivery::Subscriber;
 use crate::exchange::retained::Snapshot;
+use crate::exchange::shared::Assignment;
 use crate::identity::{ConnectionId, Origin, SessionId};
 use crate::message::stored_cost;
 use crate::session::deliver::Grant;
@@ -68,7 +69,10 @@ impl Shard {
             version_5,
         };
         match ticket.filter(|ticket| !self.sinks.journal.is_durable(*ticket)) {
-            Some(ticket) => self.wait_for(ticket, Waiting::Subscribe(Box::new(accepted))),
+            Some(ticket) => {
+                self.count_waiting_subscribe(session_id, true);
+                self.wait_for(ticket, Waiting::Subscribe(Box::new(accepted)));
+            }
             None => {
                 self.in_shared_room(|shard| shard.finish_subscribe(now, accepted));
             }
@@ -76,25 +80,34 @@ impl Shard {
         Ok(())
     }
 
+    /// One SUBSCRIBE of this session more, or less, waits for the journal.
+    pub(super) fn count_waiting_subscribe(&mut self, id: SessionId, more: bool) {
+        if let Some(session) = self.sessions.get_mut(id.slot, id.generation) {
+            if more {
+                session.subscribes_waiting += 1;
+            } else {
+                session.subscribes_waiting -= 1;
+            }
+        }
+    }
+
     /// The subscriptions exist, SUBACK, retained messages: in this order.
     pub(super) fn finish_subscribe(&mut self, now: Now, accepted: AcceptedSubscribe) {
         let session_id = accepted.session;
         let mut reason_codes = Vec::with_capacity(accepted.filters.len());
         let mut retained = Vec::new();
+        let mut given = Vec::new();
         for (filter, grant) in accepted.filters {
             let granted = grant.and_then(|subscription| {
                 let reason_code = subscription.granted();
-                let added = self.add_subscription(
-                    now,
-                    session_id,
-                    &filter.topic_filter,
-                    subscription.clone(),
-                )?;
+                let added =
+                    self.add_subscription(session_id, &filter.topic_filter, subscription.clone())?;
                 Ok((reason_code, subscription, added))
             });
             match granted {
                 Ok((reason_code, subscription, added)) => {
                     reason_codes.push(reason_code);
+                    given.extend(added.given);
                     let wanted = match filter.options.retain_handling {
                         RetainHandling::Send => true,
                         RetainHandling::SendIfNew => added.is_new, // [MQTT-3.3.1-10]
@@ -122,6 +135,7 @@ impl Shard {
             self.explain(session_id, &mut suback, text);
         }
         self.write_packet(accepted.connection, &suback);
+        self.carry_out(now, given);
         for (filter, subscription, seen) in retained {
             self.send_retained(now, session_id, &filter.topic_filter, &subscription, &seen);
         }
@@ -156,13 +170,15 @@ impl Shard {
             .iter()
             .map(|filter| session.subscriptions.contains_key(filter))
             .collect();
+        // Behind a SUBSCRIBE that waits, what exists will be known when that has taken effect.
+        let waits = session.subscribes_waiting > 0;
         let mut ticket = None;
         if resumable {
             for (filter, _) in unsubscribe
                 .topic_filters
                 .iter()
                 .zip(&existing)
-                .filter(|(_, exists)| **exists)
+                .filter(|(_, exists)| **exists || waits)
             {
                 ticket = self.sinks.journal.push(Operation::DeleteSubscription {
                     client_id: client_id.clone(),
@@ -170,6 +186,38 @@ impl Shard {
                 });
             }
         }
+        if let Some(ticket) = ticket.filter(|_| waits) {
+            let accepted = AcceptedUnsubscribe {
+                connection: id,
+                session: session_id,
+                unsubscribe: unsubscribe.clone(),
+            };
+            self.wait_for(ticket, Waiting::Unsubscribe(Box::new(accepted)));
+            return Ok(());
+        }
+        let unsuback = self.take_out(now, session_id, unsubscribe);
+        match ticket.filter(|ticket| !self.sinks.journal.is_durable(*ticket)) {
+            Some(ticket) => {
+                self.wait_for(
+                    ticket,
+                    Waiting::Packet {
+                        connection: id,
+                        packet: Box::new(unsuback),
+                    },
+                );
+            }
+            None => self.write_packet(id, &unsuback),
+        }
+        Ok(())
+    }
+
+    /// The SUBSCRIBEs before it have taken effect.
+    pub(super) fn finish_unsubscribe(&mut self, now: Now, accepted: &AcceptedUnsubscribe) {
+        let unsuback = self.take_out(now, accepted.session, &accepted.unsubscribe);
+        self.write_packet(accepted.connection, &unsuback);
+    }
+
+    fn take_out(&mut self, now: Now, session_id: SessionId, unsubscribe: &Unsubscribe) -> Packet {
         let reason_codes = unsubscribe
             .topic_filters
             .iter()
@@ -182,30 +230,16 @@ impl Shard {
                 }
             })
             .collect();
-        let unsuback = Unsuback {
+        Packet::Unsuback(Unsuback {
             packet_id: unsubscribe.packet_id,
             reason_codes,
             properties: UnsubackProperties::default(),
-        };
-        match ticket.filter(|ticket| !self.sinks.journal.is_durable(*ticket)) {
-            Some(ticket) => {
-                self.wait_for(
-                    ticket,
-                    Waiting::Packet {
-                        connection: id,
-                        packet: Box::new(Packet::Unsuback(unsuback)),
-                    },
-                );
-            }
-            None => self.write_packet(id, &Packet::Unsuback(unsuback)),
-        }
-        Ok(())
+        })
     }
 
     /// Puts a subscription in the index and in its session.
     pub(super) fn add_subscription(
         &mut self,
-        now: Now,
         id: SessionId,
         filter: &str,
         mut subscription: Subscription,
@@ -243,8 +277,11 @@ impl Shard {
             }
         }
         session.subscriptions.insert(filter.into(), subscription);
-        self.carry_out(now, given);
-        Ok(Added { is_new, seen })
+        Ok(Added {
+            is_new,
+            seen,
+            given,
+        })
     }
 
     /// Takes a subscription out. Deliveries that were begun complete [MQTT-3.10.4-3]. False: there was none.
@@ -368,6 +405,8 @@ pub(super) struct Added {
     is_new: bool,
     /// Where what its retained messages have shown is noted; `None` for a share group.
     seen: Option<Arc<OnceLock<Snapshot>>>,
+    /// What a share group gives, to be carried out behind the SUBACK (D3).
+    pub(super) given: Vec<Assignment>,
 }
 
 /// A SUBSCRIBE that was judged and waits to take effect.
@@ -375,6 +414,13 @@ impl AcceptedSubscribe {
     pub(super) fn session(&self) -> SessionId {
         self.session
     }
+}
+
+/// An UNSUBSCRIBE behind a SUBSCRIBE that waits.
+pub(super) struct AcceptedUnsubscribe {
+    pub(super) connection: ConnectionId,
+    session: SessionId,
+    unsubscribe: Unsubscribe,
 }
 
 pub(super) struct AcceptedSubscribe {
