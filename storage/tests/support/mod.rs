@@ -492,6 +492,15 @@ impl Checkpoint for OnDisk {
     }
 }
 
+/// A number that an environment variable sets, for the long form of a test.
+pub(crate) fn number_from_environment(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is not a number: {text}")),
+    )
+}
+
 const STORE: &str = "nightjar.redb";
 const TEMPORARY: &str = "nightjar.redb.new";
 const SECTOR: usize = 512;
