@@ -108,6 +108,11 @@ impl Route {
         exchange.subscriptions.is_current(&self.token)
     }
 
+    /// Sessions that get the topic.
+    pub fn len(&self) -> usize {
+        self.local.len() + self.remote.len()
+    }
+
     /// Nobody subscribes to the topic.
     pub fn is_empty(&self) -> bool {
         self.local.is_empty() && self.remote.is_empty() && self.groups.is_empty()

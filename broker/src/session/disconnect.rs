@@ -31,10 +31,6 @@ impl Session {
                 return Err(Violation::SessionExpiryFromZero);
             }
             self.expiry_interval = interval.min(settings.session_expiry_interval_max);
-            self.receiver.resumable.store(
-                self.expiry_interval > 0,
-                std::sync::atomic::Ordering::Relaxed,
-            );
         }
         // [MQTT-3.14.4-3]
         Ok(if disconnect.reason_code == ReasonCode::Success {

@@ -157,9 +157,14 @@ impl Session {
         }
     }
 
-    /// The session outlives its Network Connection.
+    /// The session was made to outlive its Network Connection. It may still end with one, see `ends_with_connection`.
     pub fn is_resumable(&self) -> bool {
-        self.expiry_interval > 0
+        self.receiver.is_resumable()
+    }
+
+    /// What the client asked for last: its Session Expiry Interval is 0.
+    pub fn ends_with_connection(&self) -> bool {
+        self.expiry_interval == 0
     }
 
     pub fn is_online(&self) -> bool {
@@ -176,10 +181,6 @@ impl Session {
         self.expires_at = None;
         self.will_fires_at = None;
         self.expiry_interval = parameters.expiry_interval;
-        self.receiver.resumable.store(
-            parameters.expiry_interval > 0,
-            std::sync::atomic::Ordering::Relaxed,
-        );
         self.inflight.rewind();
         self.unreleased.forget_repeats();
         self.link = Some(Link {

@@ -2,7 +2,7 @@
 //! publisher's shard reserves before anything is written and the owner's shard releases when the message goes (D9).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::settings::{QueuePolicy, Settings};
 
@@ -26,7 +26,8 @@ pub struct QueueTotals {
 pub struct Receiver {
     pub client_id: Arc<str>,
     /// The session outlives its connection, so a message for it is owned (D1).
-    pub resumable: AtomicBool,
+    /// Fixed when the session is made: several threads ask while a message is on its way, and must hear the same.
+    resumable: bool,
     pub budget: Budget,
 }
 
@@ -54,13 +55,13 @@ impl Receiver {
     pub fn new(client_id: Arc<str>, resumable: bool) -> Self {
         Self {
             client_id,
-            resumable: AtomicBool::new(resumable),
+            resumable,
             budget: Budget::default(),
         }
     }
 
     pub fn is_resumable(&self) -> bool {
-        self.resumable.load(Ordering::Relaxed)
+        self.resumable
     }
 }
 

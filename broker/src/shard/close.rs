@@ -144,7 +144,7 @@ impl Shard {
                 }
             }
         }
-        let ends = !session.is_resumable();
+        let ends = session.ends_with_connection();
         session.expires_at = if ends {
             None
         } else {

@@ -288,7 +288,6 @@ impl Shard {
         else {
             return;
         };
-        let was_durable = present && session.is_resumable();
         session.version = admitted.version;
         session.user = admitted.user;
         // A resumed session's delayed will is deleted by the new connection [MQTT-3.1.3-9].
@@ -299,7 +298,7 @@ impl Shard {
         session.attach(admitted.link);
         let silence = session.link.as_ref().and_then(|link| link.silence_max());
         let resumable = session.is_resumable();
-        let record = (resumable || was_durable).then(|| session.record());
+        let record = resumable.then(|| session.record());
         session.is_stored |= record.is_some();
         let client_id = Arc::clone(&session.client_id);
         let groups: Vec<_> = session

@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 use crate::exchange::retained::Snapshot;
 use crate::exchange::shared::Assignment;
 use crate::identity::{SessionId, ShardId};
-use crate::message::MessageRef;
+use crate::message::{MessageRef, stored_cost};
 
 /// A batch from one shard to another.
 #[derive(Default)]
@@ -98,12 +98,12 @@ impl Mail {
     }
 
     pub(crate) fn push_owned(&mut self, owned: Owned) {
-        self.cost += owned.message.payload.len() as u64 + 128;
+        self.cost += stored_cost(&owned.message);
         self.items.push(Item::Owned(Box::new(owned)));
     }
 
     pub(crate) fn push_assigned(&mut self, assignment: Assignment) {
-        self.cost += assignment.message.payload.len() as u64 + 128;
+        self.cost += stored_cost(&assignment.message);
         self.items.push(Item::Assigned(Box::new(assignment)));
     }
 

@@ -297,7 +297,7 @@ impl Shard {
         let cost = stored_cost(&held.message);
         let totals = &self.shared.exchange.totals;
         for delivery in held.route.local.iter().chain(&held.route.remote) {
-            if held.owners.contains(&delivery.session) {
+            if held.owners.binary_search(&delivery.session).is_ok() {
                 delivery.receiver.budget.release(cost, totals);
             }
         }

@@ -26,6 +26,7 @@ use crate::session::Session;
 use crate::session::deliver::Grant;
 use crate::session::output::Outputs;
 use crate::session::publish::{Inbound, Receipt, ResolvedTopic};
+use crate::settings::QueuePolicy;
 
 /// What became of a publish.
 pub(super) struct Accepted {
@@ -129,7 +130,8 @@ impl Shard {
         let accepted = self.publish_along(now, &mut message, &route, receipt);
         self.in_shared_room = false;
         if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
-            connection.last_route = Some(route);
+            // A long route is left to the cache: many connections would keep many versions of it.
+            connection.last_route = Some(route).filter(|route| route.len() <= REMEMBERED_MAX);
         }
         if receipt != Receipt::None {
             self.acknowledge(now, id, session_id, receipt, accepted);
@@ -163,37 +165,43 @@ impl Shard {
                 ticket: None,
             };
         }
+        if message.retain {
+            if self.sinks.journal.enabled && message.qos > QoS::AtMostOnce {
+                self.name_for_store(message);
+            }
+            self.retain(message);
+        }
+        // D17: only now. A SUBSCRIBE that did not see what was retained above is in the index.
+        let route = &match route.is_current(&self.shared.exchange) {
+            true => Rc::clone(route),
+            false => self.route(message.topic),
+        };
         let mut skipped: SmallVec<[SessionId; 4]> = SmallVec::new();
         let mut owners = 0;
         if message.qos > QoS::AtMostOnce {
             owners = self.reserve(message, route, &mut skipped);
-            let refused = owners > 0
-                && skipped.len() == owners
-                && self.sinks.queue_limits.policy == crate::settings::QueuePolicy::Refuse
-                && route.groups.is_empty();
-            if refused {
-                return Accepted {
-                    reason_code: ReasonCode::QuotaExceeded,
-                    ticket: None,
-                }; // D1
-            }
         }
+        let has_durable_owner =
+            owners > skipped.len() || route.groups.iter().any(|group| group.is_resumable());
         let durable = self.sinks.journal.enabled
             && message.qos > QoS::AtMostOnce
-            && (owners > skipped.len()
-                || message.retain
-                || route.groups.iter().any(|group| group.is_resumable()));
-        if durable {
-            message.message_id = self.shared.exchange.next_message_id();
-            message.publisher_client_id = message
-                .publisher
-                .and_then(|id| self.sessions.get(id.slot, id.generation))
-                .map(|session| Arc::clone(&session.client_id));
+            && (has_durable_owner || message.retain);
+        if durable && message.message_id == 0 {
+            self.name_for_store(message);
         }
-        if message.retain {
-            self.retain(message);
+        let (offers, taken) = self.offer_to_groups(message, route);
+        let refused = message.qos > QoS::AtMostOnce
+            && !message.retain
+            && owners + route.groups.len() > 0
+            && skipped.len() == owners
+            && taken == 0
+            && self.sinks.queue_limits.policy == QueuePolicy::Refuse;
+        if refused {
+            return Accepted {
+                reason_code: ReasonCode::QuotaExceeded,
+                ticket: None,
+            }; // D1
         }
-        let offers = self.offer_to_groups(message, route);
         let ticket = if durable {
             self.own(message, route, &skipped)
         } else {
@@ -214,10 +222,11 @@ impl Shard {
                 message: Arc::clone(message.stored()),
                 sequence: message.sequence,
                 publisher: message.publisher,
-                owners: owning(message, route)
-                    .map(|delivery| delivery.session)
-                    .filter(|session| !skipped.contains(session))
-                    .collect(),
+                owners: sorted(
+                    owning(message, route)
+                        .map(|delivery| delivery.session)
+                        .filter(|session| skipped.binary_search(session).is_err()),
+                ),
                 skipped,
                 offers,
             };
@@ -242,6 +251,15 @@ impl Shard {
             reason_code,
             ticket,
         }
+    }
+
+    /// Gives the message an identity for the store. Before anything keeps it.
+    fn name_for_store(&self, message: &mut MessageRef<'_>) {
+        message.message_id = self.shared.exchange.next_message_id();
+        message.publisher_client_id = message
+            .publisher
+            .and_then(|id| self.sessions.get(id.slot, id.generation))
+            .map(|session| Arc::clone(&session.client_id));
     }
 
     fn acknowledge(
@@ -352,7 +370,7 @@ impl Shard {
     }
 
     /// Takes room in the budget of every session that is to own the message. Gives how many there are; those without
-    /// room are in `skipped`.
+    /// room are in `skipped`, sorted.
     fn reserve(
         &self,
         message: &MessageRef<'_>,
@@ -372,6 +390,7 @@ impl Shard {
                 skipped.push(delivery.session);
             }
         }
+        skipped.sort_unstable();
         owners
     }
 
@@ -383,7 +402,7 @@ impl Shard {
         skipped: &[SessionId],
     ) -> Option<Ticket> {
         let owners: Vec<OwnerEntry> = owning(message, route)
-            .filter(|delivery| !skipped.contains(&delivery.session))
+            .filter(|delivery| skipped.binary_search(&delivery.session).is_err())
             .filter_map(|delivery| {
                 let terms = delivery.terms_for(message.publisher)?;
                 Some(OwnerEntry {
@@ -427,8 +446,14 @@ impl Shard {
         copy
     }
 
-    fn offer_to_groups(&mut self, message: &MessageRef<'_>, route: &Route) -> Vec<Assignment> {
+    /// Gives what members of this route's share groups are to be sent, and how many groups took the message.
+    fn offer_to_groups(
+        &mut self,
+        message: &MessageRef<'_>,
+        route: &Route,
+    ) -> (Vec<Assignment>, usize) {
         let mut given = Vec::new();
+        let mut taken = 0;
         for group in &route.groups {
             let copy = (message.message_id != 0).then(|| self.copy_for(group, message));
             let copy = copy.as_ref().map(MessageRef::from_stored);
@@ -437,15 +462,26 @@ impl Shard {
                 &self.shared.exchange.totals,
                 &self.sinks.queue_limits,
             ) {
-                Offer::Assigned(assignment) => given.push(assignment),
-                Offer::Queued => {}
-                Offer::Dropped if message.qos == QoS::AtMostOnce => {
-                    self.sinks.counters.dropped_offline += 1
+                Offer::Assigned(assignment) => {
+                    given.push(assignment);
+                    taken += 1;
                 }
-                Offer::Dropped => self.sinks.counters.dropped_queue_full += 1,
+                Offer::Queued => taken += 1,
+                Offer::Dropped if message.qos == QoS::AtMostOnce => {
+                    self.sinks.counters.dropped_offline += 1;
+                }
+                Offer::Dropped => {
+                    self.sinks.counters.dropped_queue_full += 1;
+                    if let Some(copy) = copy.as_ref().filter(|copy| copy.message_id != 0) {
+                        let (owner, message_id) = (group.owner(), copy.message_id);
+                        self.sinks
+                            .journal
+                            .push(Operation::Dequeue { owner, message_id });
+                    }
+                }
             }
         }
-        given
+        (given, taken)
     }
 
     /// Delivers to the sessions of this shard, and puts the rest in the mail. `owners`: as they were fixed when the message
@@ -459,12 +495,12 @@ impl Shard {
         owners: Option<&[SessionId]>,
     ) {
         let owns = |delivery: &Delivery| match owners {
-            Some(owners) => owners.contains(&delivery.session),
+            Some(owners) => owners.binary_search(&delivery.session).is_ok(),
             None => is_owner(message, delivery),
         };
         self.sinks.frames.begin(route.local.len());
         for delivery in &route.local {
-            if !skipped.is_empty() && skipped.contains(&delivery.session) {
+            if !skipped.is_empty() && skipped.binary_search(&delivery.session).is_ok() {
                 continue;
             }
             let Some(terms) = delivery.terms_for(message.publisher) else {
@@ -490,12 +526,16 @@ impl Shard {
             };
             self.deliver_to(now, message, delivery.session, &grant);
         }
+        let mut remote = &*route.remote;
         for shard in &route.remote_shards {
-            let owners: Vec<OwnedDelivery> = route
-                .remote
+            // The deliveries stand in the order of their shards.
+            let (there, others) = remote
+                .split_at(remote.partition_point(|delivery| delivery.session.shard == *shard));
+            remote = others;
+            let owners: Vec<OwnedDelivery> = there
                 .iter()
-                .filter(|delivery| delivery.session.shard == *shard && owns(delivery))
-                .filter(|delivery| !skipped.contains(&delivery.session))
+                .filter(|delivery| owns(delivery))
+                .filter(|delivery| skipped.binary_search(&delivery.session).is_err())
                 .filter_map(|delivery| owned_delivery(message, delivery))
                 .collect();
             let Some(mail) = self.outgoing.get_mut(usize::from(*shard)) else {
@@ -764,6 +804,12 @@ fn owning<'a>(message: &'a MessageRef<'_>, route: &'a Route) -> impl Iterator<It
         .filter(|delivery| is_owner(message, delivery))
 }
 
+fn sorted(sessions: impl Iterator<Item = SessionId>) -> SmallVec<[SessionId; 4]> {
+    let mut sessions: SmallVec<_> = sessions.collect();
+    sessions.sort_unstable();
+    sessions
+}
+
 fn is_owner(message: &MessageRef<'_>, delivery: &Delivery) -> bool {
     message.qos > QoS::AtMostOnce
         && delivery.receiver.is_resumable()
@@ -820,9 +866,12 @@ impl RouteCache {
             self.topic_bytes = 0;
         }
         let route = Rc::new(Route::resolve(exchange, topic, shard));
-        self.deliveries += route.local.len() + route.remote.len();
+        self.deliveries += route.len();
         self.topic_bytes += topic.len();
-        self.routes.insert(topic.into(), Rc::clone(&route));
+        if let Some(old) = self.routes.insert(topic.into(), Rc::clone(&route)) {
+            self.deliveries -= old.len();
+            self.topic_bytes -= topic.len();
+        }
         route
     }
 }
@@ -843,6 +892,8 @@ pub(super) fn deliver_held(shard: &mut Shard, now: Now, held: HeldPublish) {
     shard.carry_out(now, held.offers);
 }
 
+/// Deliveries of a route that a connection remembers by itself.
+const REMEMBERED_MAX: usize = 64;
 const ROUTES_MAX: usize = 16 * 1024;
 const DELIVERIES_MAX: usize = 1024 * 1024;
 const TOPIC_BYTES_MAX: usize = 4 * 1024 * 1024;
