@@ -231,6 +231,27 @@ fn the_group_keeps_messages_for_members_who_return() {
     );
 }
 
+/// A member that joins with its window in use has all of it once that is free again.
+#[test]
+fn a_member_that_joins_in_mid_flight_has_its_whole_window() {
+    check(
+        "a connect v5 props(21 H2)
+         a > 82 m1 [] s'{t}/own' 01
+         a < 90 m1 [] 01
+         p connect v5
+         p => 32 s'{t}/own' m1 [] '1' ; 32 s'{t}/own' m2 [] '2'
+         a < 32 s'{t}/own' $a [] '1'
+         a < 32 s'{t}/own' $b [] '2'
+         a > 82 m2 [] s'$share/g/{t}' 01
+         a < 90 m2 [] 01
+         a > 40 $a ; 40 $b
+         a quiet
+         p => 32 s'{t}' m1 [] '3' ; 32 s'{t}' m2 [] '4'
+         a < 32 s'{t}' $c [] '3'
+         a < 32 s'{t}' $d [] '4'",
+    );
+}
+
 #[track_caller]
 fn check(scenario: &str) {
     play(&BROKER, scenario);

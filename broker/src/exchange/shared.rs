@@ -103,10 +103,6 @@ impl ShareGroup {
         self.state().members.is_empty()
     }
 
-    pub fn has_online_member(&self) -> bool {
-        !self.state().online.is_empty()
-    }
-
     pub fn queued(&self) -> usize {
         self.state().queue.len()
     }

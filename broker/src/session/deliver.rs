@@ -31,14 +31,6 @@ pub struct Grant<'a> {
     pub reserved: u64,
 }
 
-/// What became of it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Delivered {
-    Sent,
-    Queued,
-    Dropped,
-}
-
 impl Session {
     /// Delivers one message. A drop is counted and gives back what was reserved.
     pub fn deliver(
@@ -46,7 +38,7 @@ impl Session {
         message: &MessageRef<'_>,
         grant: &Grant<'_>,
         out: &mut Outputs<'_>,
-    ) -> Delivered {
+    ) {
         let qos = message.qos.min(grant.qos);
         if message.is_expired(out.now) {
             out.counters.dropped_expired += 1; // [MQTT-3.3.2-5]
@@ -132,11 +124,6 @@ impl Session {
             origin: grant.origin,
             reserved: grant.reserved,
         });
-    }
-
-    /// Puts back a queued message read from the store.
-    pub fn restore_queued(&mut self, kept: Kept) {
-        self.push(kept);
     }
 
     /// The client leaves the group while it is connected: what is on its way to it completes [MQTT-3.10.4-3]. A session that
@@ -299,7 +286,7 @@ impl Session {
         message: &MessageRef<'_>,
         grant: &Grant<'_>,
         out: &mut Outputs<'_>,
-    ) -> Delivered {
+    ) {
         let sending = Sending {
             version: self.version,
             dup: false, // [MQTT-3.3.1-2]
@@ -309,7 +296,7 @@ impl Session {
             subscription_identifiers: grant.subscription_identifiers,
         };
         let Some(link) = self.link.as_mut() else {
-            return Delivered::Dropped;
+            return;
         };
         if !link.write_publish(message, &sending, out) {
             out.counters.dropped_too_large += 1;
@@ -319,7 +306,6 @@ impl Session {
         if grant.reserved > 0 || grant.origin != Origin::Direct {
             self.drop_delivery(message.message_id, grant, out);
         }
-        Delivered::Sent
     }
 
     fn send_qos1_or_2(
@@ -328,12 +314,12 @@ impl Session {
         qos: QoS,
         grant: &Grant<'_>,
         out: &mut Outputs<'_>,
-    ) -> Delivered {
+    ) {
         let resumable = self.is_resumable();
         let direct = grant.origin == Origin::Direct;
         let keep = resumable || !direct;
         let Some(link) = self.link.as_mut() else {
-            return Delivered::Dropped;
+            return;
         };
         if !link.fits(message, self.version, qos, grant, out.now) {
             out.counters.dropped_too_large += 1; // [MQTT-3.1.2-25]
@@ -383,7 +369,7 @@ impl Session {
                 entry.hold = Some(ticket);
                 entry.sent_before = false;
                 out.journal.held.push((self.id, packet_id));
-                return Delivered::Sent;
+                return;
             }
         }
         let sending = Sending {
@@ -397,7 +383,6 @@ impl Session {
         if let Some(link) = self.link.as_mut() {
             link.write_publish(message, &sending, out);
         }
-        Delivered::Sent
     }
 
     /// A QoS 2 message belongs to the member once it is sent to it (D8) [MQTT-4.8.2-4]; where the member cannot resume
@@ -517,7 +502,7 @@ impl Session {
         qos: QoS,
         grant: &Grant<'_>,
         out: &mut Outputs<'_>,
-    ) -> Delivered {
+    ) {
         let mut reserved = grant.reserved;
         if reserved == 0 && grant.origin == Origin::Direct {
             let cost = message.cost();
@@ -540,7 +525,6 @@ impl Session {
             reserved,
         });
         self.drop_oldest(out);
-        Delivered::Queued
     }
 
     /// The policy `drop_oldest`: what was queued first makes room, what is in flight stays.
@@ -565,7 +549,7 @@ impl Session {
         }
     }
 
-    fn push(&mut self, kept: Kept) {
+    pub(crate) fn push(&mut self, kept: Kept) {
         if kept.qos == QoS::AtMostOnce {
             self.queued_qos0 += 1;
         }
@@ -577,7 +561,7 @@ impl Session {
         message_id: MessageId,
         grant: &Grant<'_>,
         out: &mut Outputs<'_>,
-    ) -> Delivered {
+    ) {
         match grant.origin {
             Origin::Direct if grant.reserved > 0 => {
                 self.receiver.budget.release(grant.reserved, out.totals);
@@ -586,7 +570,6 @@ impl Session {
             Origin::Direct => {}
             Origin::Group(group) => self.finish_for_group(group, message_id, out),
         }
-        Delivered::Dropped
     }
 }
 

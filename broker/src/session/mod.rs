@@ -242,8 +242,9 @@ impl Link {
         self.send_quota = self.send_quota.saturating_add(1).min(self.send_quota_max);
     }
 
-    pub fn send_quota(&self) -> u16 {
-        self.send_quota
+    /// What the send quota is while nothing is in flight.
+    pub fn send_quota_max(&self) -> u16 {
+        self.send_quota_max
     }
 
     /// Who would read a Reason String.

@@ -192,7 +192,7 @@ impl Shard {
                                 .receiver
                                 .budget
                                 .reserve_anyway(kept.reserved, &self.shared.exchange.totals);
-                            session.restore_queued(kept);
+                            session.push(kept);
                         }
                     }
                     QueuedState::Sent { packet_id, .. }

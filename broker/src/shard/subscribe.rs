@@ -261,7 +261,7 @@ impl Shard {
                 let window = session
                     .link
                     .as_ref()
-                    .map(|link| u32::from(link.send_quota()).max(1));
+                    .map(|link| u32::from(link.send_quota_max()));
                 given = group.join(
                     id,
                     &subscription,
