@@ -108,6 +108,22 @@ impl Exchange {
             })
     }
 
+    /// Joins the group of this name. One that closes between finding and joining it is gone from the index by the next
+    /// look, so each further round means that another group lost its last member.
+    pub fn join_group<T>(
+        &self,
+        share_name: &str,
+        topic_filter: &str,
+        join: impl Fn(&ShareGroup) -> Option<T>,
+    ) -> (Arc<ShareGroup>, T) {
+        loop {
+            let group = self.group(share_name, topic_filter);
+            if let Some(joined) = join(&group) {
+                return (group, joined);
+            }
+        }
+    }
+
     pub fn group_by_id(&self, id: GroupId) -> Option<Arc<ShareGroup>> {
         self.groups.get(&id).map(|group| Arc::clone(&group))
     }
@@ -117,7 +133,8 @@ impl Exchange {
         let removed = self.subscriptions.remove_shared_group(
             &group.share_name,
             &group.topic_filter,
-            |group| group.is_empty(),
+            // Only this one: by now another of its name may be waiting for its first member.
+            |found| found.id == group.id && found.close_if_empty(),
         );
         if removed {
             self.groups.remove(&group.id);
@@ -176,3 +193,53 @@ impl Bounded {
 }
 
 const BUCKETS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use nightjar_codec::{QoS, RetainHandling};
+
+    use super::*;
+    use crate::identity::SessionId;
+    use crate::session::subscribe::Subscription;
+
+    fn id(slot: u32) -> SessionId {
+        SessionId {
+            shard: 0,
+            slot,
+            generation: 0,
+        }
+    }
+
+    #[test]
+    fn who_joins_a_share_group_while_its_last_member_leaves_is_in_the_group_that_routes_find() {
+        let exchange = Exchange::new(&Settings::default(), 1, 1);
+        let subscription = Subscription {
+            qos: QoS::AtLeastOnce,
+            no_local: false,
+            retain_as_published: false,
+            retain_handling: RetainHandling::Send,
+            subscription_identifier: None,
+            group: None,
+        };
+        let join = |group: &ShareGroup, slot| {
+            group.join(id(slot), &subscription, true, Some(1), &exchange.totals)
+        };
+        let (old, _) = exchange.join_group("g", "t", |group| join(group, 1));
+        let rounds = std::cell::Cell::new(0);
+        let (joined, _) = exchange.join_group("g", "t", |group| {
+            if rounds.replace(rounds.get() + 1) == 0 {
+                old.gone(id(1), true, std::iter::empty(), &exchange.totals);
+                assert!(exchange.remove_group_if_empty(&old));
+            }
+            join(group, 2)
+        });
+        assert!(rounds.get() == 2 && joined.id != old.id);
+        assert!(!exchange.remove_group_if_empty(&old));
+        let mut routed = Vec::new();
+        exchange
+            .subscriptions
+            .matching("t", &mut |_, _| {}, &mut |_, group| routed.push(group.id));
+        assert_eq!(routed, [joined.id]);
+        assert!(exchange.group_by_id(joined.id).is_some());
+    }
+}

@@ -37,6 +37,8 @@ struct State {
     ready: BTreeSet<SessionId>,
     last: Option<SessionId>,
     queue: VecDeque<Arc<StoredMessage>>,
+    /// Taken out of the index: nobody may join any more.
+    closed: bool,
 }
 
 struct Member {
@@ -62,6 +64,8 @@ pub struct Assignment {
 pub enum Offer {
     Assigned(Assignment),
     Queued,
+    /// The last member has just left.
+    NoMember,
     /// QoS 0 and nobody is connected, or no room in the queue.
     Dropped,
 }
@@ -99,15 +103,19 @@ impl ShareGroup {
         self.state().members.values().any(|member| member.resumable)
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.state().members.is_empty()
-    }
-
     pub fn queued(&self) -> usize {
         self.state().queue.len()
     }
 
-    /// Joins, or changes its options. Gives what the new member is to be sent at once.
+    /// Closes the group to new members, unless it has one. True: it is closed.
+    pub fn close_if_empty(&self) -> bool {
+        let mut state = self.state();
+        state.closed |= state.members.is_empty();
+        state.closed
+    }
+
+    /// Joins, or changes its options. Gives what the new member is to be sent at once. `None`: the last member left in
+    /// the meantime and the group is closed; the index has another by now, or makes one.
     pub fn join(
         &self,
         session: SessionId,
@@ -115,8 +123,11 @@ impl ShareGroup {
         resumable: bool,
         online_window: Option<u32>,
         totals: &QueueTotals,
-    ) -> Vec<Assignment> {
+    ) -> Option<Vec<Assignment>> {
         let mut state = self.state();
+        if state.closed {
+            return None;
+        }
         let given = state.members.get(&session).map_or(0, |member| member.given);
         let member = Member {
             qos: subscription.qos,
@@ -131,7 +142,7 @@ impl ShareGroup {
             state.online.insert(session);
             state.refresh(session);
         }
-        self.drain(&mut state, totals)
+        Some(self.drain(&mut state, totals))
     }
 
     /// The member has a Network Connection again.
@@ -186,6 +197,10 @@ impl ShareGroup {
         limits: &QueueLimits,
     ) -> Offer {
         let mut state = self.state();
+        if state.members.is_empty() {
+            // A route from before the last member left: what waited here would wait for ever.
+            return Offer::NoMember;
+        }
         let candidate = if message.qos == QoS::AtMostOnce {
             state.next(|state| &state.online)
         } else {
@@ -355,7 +370,9 @@ mod tests {
             subscription_identifier: None,
             group: None,
         };
-        group.join(id(slot), &subscription, true, window, totals)
+        group
+            .join(id(slot), &subscription, true, window, totals)
+            .expect("the group is open")
     }
 
     fn offer(group: &ShareGroup, payload: &[u8], totals: &QueueTotals) -> Option<u32> {
@@ -365,7 +382,7 @@ mod tests {
             &LIMITS,
         ) {
             Offer::Assigned(assignment) => Some(assignment.session.slot),
-            Offer::Queued | Offer::Dropped => None,
+            Offer::Queued | Offer::NoMember | Offer::Dropped => None,
         }
     }
 

@@ -33,12 +33,7 @@ pub struct Grant<'a> {
 
 impl Session {
     /// Delivers one message. A drop is counted and gives back what was reserved.
-    pub fn deliver(
-        &mut self,
-        message: &MessageRef<'_>,
-        grant: &Grant<'_>,
-        out: &mut Outputs<'_>,
-    ) {
+    pub fn deliver(&mut self, message: &MessageRef<'_>, grant: &Grant<'_>, out: &mut Outputs<'_>) {
         let qos = message.qos.min(grant.qos);
         if message.is_expired(out.now) {
             out.counters.dropped_expired += 1; // [MQTT-3.3.2-5]
@@ -281,12 +276,7 @@ impl Session {
             .any(|(id, _)| id == packet_id)
     }
 
-    fn send_qos0(
-        &mut self,
-        message: &MessageRef<'_>,
-        grant: &Grant<'_>,
-        out: &mut Outputs<'_>,
-    ) {
+    fn send_qos0(&mut self, message: &MessageRef<'_>, grant: &Grant<'_>, out: &mut Outputs<'_>) {
         let sending = Sending {
             version: self.version,
             dup: false, // [MQTT-3.3.1-2]
@@ -556,12 +546,7 @@ impl Session {
         self.queue.push_back(kept);
     }
 
-    fn drop_delivery(
-        &self,
-        message_id: MessageId,
-        grant: &Grant<'_>,
-        out: &mut Outputs<'_>,
-    ) {
+    fn drop_delivery(&self, message_id: MessageId, grant: &Grant<'_>, out: &mut Outputs<'_>) {
         match grant.origin {
             Origin::Direct if grant.reserved > 0 => {
                 self.receiver.budget.release(grant.reserved, out.totals);

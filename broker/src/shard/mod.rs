@@ -14,6 +14,7 @@
 
 mod close;
 mod connect;
+mod groups;
 mod mail;
 mod ownership;
 mod packet;

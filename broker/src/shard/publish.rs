@@ -11,7 +11,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use nightjar_codec::packet::PublishRef;
 use nightjar_codec::{QoS, ReasonCode};
-use nightjar_storage::{Operation, Owner, OwnerEntry, StoredMessage};
+use nightjar_storage::{Operation, Owner, OwnerEntry};
 use smallvec::SmallVec;
 
 use super::mail::{Letter, Mail, Owned, OwnedDelivery};
@@ -19,10 +19,9 @@ use super::ownership::{HeldPublish, Waiting};
 use super::{Cause, Shard};
 use crate::clock::Now;
 use crate::exchange::delivery::{Delivery, Route, has_seen};
-use crate::exchange::shared::{Assignment, Offer, ShareGroup};
+use crate::exchange::shared::Assignment;
 use crate::identity::{ConnectionId, Origin, SessionId, Ticket};
 use crate::message::{MessageRef, stored_cost};
-use crate::session::Session;
 use crate::session::deliver::Grant;
 use crate::session::output::Outputs;
 use crate::session::publish::{Inbound, Receipt, ResolvedTopic};
@@ -425,65 +424,6 @@ impl Shard {
         })
     }
 
-    /// A share group owns a copy of its own: a member may own the message for itself besides, and nobody owns one id twice.
-    fn copy_for(&mut self, group: &ShareGroup, message: &MessageRef<'_>) -> Arc<StoredMessage> {
-        let is_owner = group.is_resumable();
-        let message_id = if is_owner {
-            self.shared.exchange.next_message_id()
-        } else {
-            0
-        };
-        let copy = Arc::new(StoredMessage {
-            message_id,
-            ..(**message.stored()).clone()
-        });
-        if is_owner {
-            self.sinks.journal.push(Operation::Enqueue {
-                message: Arc::clone(&copy),
-                owners: vec![group.owner_entry(message.qos)],
-            });
-        }
-        copy
-    }
-
-    /// Gives what members of this route's share groups are to be sent, and how many groups took the message.
-    fn offer_to_groups(
-        &mut self,
-        message: &MessageRef<'_>,
-        route: &Route,
-    ) -> (Vec<Assignment>, usize) {
-        let mut given = Vec::new();
-        let mut taken = 0;
-        for group in &route.groups {
-            let copy = (message.message_id != 0).then(|| self.copy_for(group, message));
-            let copy = copy.as_ref().map(MessageRef::from_stored);
-            match group.offer(
-                copy.as_ref().unwrap_or(message),
-                &self.shared.exchange.totals,
-                &self.sinks.queue_limits,
-            ) {
-                Offer::Assigned(assignment) => {
-                    given.push(assignment);
-                    taken += 1;
-                }
-                Offer::Queued => taken += 1,
-                Offer::Dropped if message.qos == QoS::AtMostOnce => {
-                    self.sinks.counters.dropped_offline += 1;
-                }
-                Offer::Dropped => {
-                    self.sinks.counters.dropped_queue_full += 1;
-                    if let Some(copy) = copy.as_ref().filter(|copy| copy.message_id != 0) {
-                        let (owner, message_id) = (group.owner(), copy.message_id);
-                        self.sinks
-                            .journal
-                            .push(Operation::Dequeue { owner, message_id });
-                    }
-                }
-            }
-        }
-        (given, taken)
-    }
-
     /// Delivers to the sessions of this shard, and puts the rest in the mail. `owners`: as they were fixed when the message
     /// was accepted (D6), where that was earlier.
     pub(super) fn deliver(
@@ -555,7 +495,13 @@ impl Shard {
     }
 
     /// One delivery to one session of this shard.
-    fn deliver_to(&mut self, now: Now, message: &MessageRef<'_>, id: SessionId, grant: &Grant<'_>) {
+    pub(super) fn deliver_to(
+        &mut self,
+        now: Now,
+        message: &MessageRef<'_>,
+        id: SessionId,
+        grant: &Grant<'_>,
+    ) {
         let Some(session) = self.sessions.get_mut(id.slot, id.generation) else {
             return;
         };
@@ -575,60 +521,6 @@ impl Shard {
         session.deliver(message, grant, &mut out);
         if !connection.send.is_empty() {
             connection.mark_dirty(&mut self.sinks.dirty);
-        }
-    }
-
-    /// Carries out what share groups decided: here, or on the member's shard.
-    pub(super) fn carry_out(&mut self, now: Now, given: Vec<Assignment>) {
-        for assignment in given {
-            if assignment.session.shard == self.id {
-                self.deliver_assignment(now, &assignment);
-            } else if let Some(mail) = self.outgoing.get_mut(usize::from(assignment.session.shard))
-            {
-                mail.push_assigned(assignment);
-            }
-        }
-    }
-
-    fn deliver_assignment(&mut self, now: Now, assignment: &Assignment) {
-        let id = assignment.session;
-        let online = self
-            .sessions
-            .get(id.slot, id.generation)
-            .is_some_and(Session::is_online);
-        if !online {
-            // It went while the message was on its way; the group knows already and takes it back.
-            if let Some(group) = self.shared.exchange.group_by_id(assignment.group) {
-                let returned = std::iter::once(Arc::clone(&assignment.message))
-                    .filter(|_| assignment.qos > QoS::AtMostOnce);
-                let given = group.gone(id, false, returned, &self.shared.exchange.totals);
-                self.carry_out(now, given);
-            }
-            return;
-        }
-        let grant = Grant {
-            qos: assignment.qos,
-            retain: assignment.retain,
-            subscription_identifiers: &assignment.subscription_identifiers,
-            origin: Origin::Group(assignment.group),
-            reserved: 0,
-        };
-        self.sinks.frames.begin(1);
-        self.deliver_to(
-            now,
-            &MessageRef::from_stored(&assignment.message),
-            id,
-            &grant,
-        );
-    }
-
-    /// Members that are done with a message of their group get the next.
-    pub(super) fn give_groups_their_turn(&mut self, now: Now) {
-        while let Some((session, group)) = self.sinks.finished.pop() {
-            if let Some(group) = self.shared.exchange.group_by_id(group) {
-                let given = group.finished(session, &self.shared.exchange.totals);
-                self.carry_out(now, given);
-            }
         }
     }
 

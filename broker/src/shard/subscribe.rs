@@ -256,19 +256,16 @@ impl Shard {
         let mut seen = None;
         match parse_shared(filter) {
             Ok(Some((share_name, topic_filter))) => {
-                let group = exchange.group(share_name, topic_filter);
-                subscription.group = Some(group.id);
                 let window = session
                     .link
                     .as_ref()
                     .map(|link| u32::from(link.send_quota_max()));
-                given = group.join(
-                    id,
-                    &subscription,
-                    session.is_resumable(),
-                    window,
-                    &exchange.totals,
-                );
+                let resumable = session.is_resumable();
+                let (group, assignments) = exchange.join_group(share_name, topic_filter, |group| {
+                    group.join(id, &subscription, resumable, window, &exchange.totals)
+                });
+                subscription.group = Some(group.id);
+                given = assignments;
             }
             _ => {
                 let subscriber = Subscriber::new(&subscription, &session.receiver);

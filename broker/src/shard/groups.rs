@@ -1,0 +1,142 @@
+//! Share groups on a shard: what they are offered, and carrying out what they decide.
+
+use std::sync::Arc;
+
+use nightjar_codec::QoS;
+use nightjar_storage::{MessageId, Operation, StoredMessage};
+
+use super::Shard;
+use crate::clock::Now;
+use crate::exchange::delivery::Route;
+use crate::exchange::shared::{Assignment, Offer, ShareGroup};
+use crate::identity::Origin;
+use crate::message::MessageRef;
+use crate::session::Session;
+use crate::session::deliver::Grant;
+
+impl Shard {
+    /// A share group owns a copy of its own: a member may own the message for itself besides, and nobody owns one id twice.
+    fn copy_for(&mut self, group: &ShareGroup, message: &MessageRef<'_>) -> Arc<StoredMessage> {
+        let is_owner = group.is_resumable();
+        let message_id = if is_owner {
+            self.shared.exchange.next_message_id()
+        } else {
+            0
+        };
+        let copy = Arc::new(StoredMessage {
+            message_id,
+            ..(**message.stored()).clone()
+        });
+        if is_owner {
+            self.sinks.journal.push(Operation::Enqueue {
+                message: Arc::clone(&copy),
+                owners: vec![group.owner_entry(message.qos)],
+            });
+        }
+        copy
+    }
+
+    /// Gives what members of this route's share groups are to be sent, and how many groups took the message.
+    pub(super) fn offer_to_groups(
+        &mut self,
+        message: &MessageRef<'_>,
+        route: &Route,
+    ) -> (Vec<Assignment>, usize) {
+        let mut given = Vec::new();
+        let mut taken = 0;
+        for group in &route.groups {
+            let copy = (message.message_id != 0).then(|| self.copy_for(group, message));
+            let copy = copy.as_ref().map(MessageRef::from_stored);
+            match group.offer(
+                copy.as_ref().unwrap_or(message),
+                &self.shared.exchange.totals,
+                &self.sinks.queue_limits,
+            ) {
+                Offer::Assigned(assignment) => {
+                    given.push(assignment);
+                    taken += 1;
+                }
+                Offer::Queued => taken += 1,
+                Offer::Dropped if message.qos == QoS::AtMostOnce => {
+                    self.sinks.counters.dropped_offline += 1;
+                }
+                Offer::Dropped => {
+                    self.sinks.counters.dropped_queue_full += 1;
+                    self.disown(group, copy.as_ref().map(|copy| copy.message_id));
+                }
+                // Nobody was there to take it, so nobody refused it.
+                Offer::NoMember => {
+                    self.disown(group, copy.as_ref().map(|copy| copy.message_id));
+                    taken += 1;
+                }
+            }
+        }
+        (given, taken)
+    }
+
+    /// The group does not keep these after all.
+    fn disown(&mut self, group: &ShareGroup, message_ids: impl IntoIterator<Item = MessageId>) {
+        for message_id in message_ids {
+            if message_id != 0 {
+                let owner = group.owner();
+                self.sinks
+                    .journal
+                    .push(Operation::Dequeue { owner, message_id });
+            }
+        }
+    }
+
+    /// Carries out what share groups decided: here, or on the member's shard.
+    pub(super) fn carry_out(&mut self, now: Now, given: Vec<Assignment>) {
+        for assignment in given {
+            if assignment.session.shard == self.id {
+                self.deliver_assignment(now, &assignment);
+            } else if let Some(mail) = self.outgoing.get_mut(usize::from(assignment.session.shard))
+            {
+                mail.push_assigned(assignment);
+            }
+        }
+    }
+
+    pub(super) fn deliver_assignment(&mut self, now: Now, assignment: &Assignment) {
+        let id = assignment.session;
+        let online = self
+            .sessions
+            .get(id.slot, id.generation)
+            .is_some_and(Session::is_online);
+        if !online {
+            // It went while the message was on its way; the group knows already and takes it back.
+            if let Some(group) = self.shared.exchange.group_by_id(assignment.group) {
+                let returned = std::iter::once(Arc::clone(&assignment.message))
+                    .filter(|_| assignment.qos > QoS::AtMostOnce);
+                let given = group.gone(id, false, returned, &self.shared.exchange.totals);
+                self.carry_out(now, given);
+            }
+            return;
+        }
+        let grant = Grant {
+            qos: assignment.qos,
+            retain: assignment.retain,
+            subscription_identifiers: &assignment.subscription_identifiers,
+            origin: Origin::Group(assignment.group),
+            reserved: 0,
+        };
+        self.sinks.frames.begin(1);
+        self.deliver_to(
+            now,
+            &MessageRef::from_stored(&assignment.message),
+            id,
+            &grant,
+        );
+    }
+
+    /// Members that are done with a message of their group get the next.
+    pub(super) fn give_groups_their_turn(&mut self, now: Now) {
+        while let Some((session, group)) = self.sinks.finished.pop() {
+            if let Some(group) = self.shared.exchange.group_by_id(group) {
+                let given = group.finished(session, &self.shared.exchange.totals);
+                self.carry_out(now, given);
+            }
+        }
+    }
+}
