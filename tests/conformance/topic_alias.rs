@@ -52,6 +52,27 @@ fn mqtt_3_3_2_11_outbound_aliases_stand_for_their_topics() {
     );
 }
 
+/// Three bytes of alias may be more than the topic they stand for: then the topic goes out as it is.
+#[test]
+fn an_alias_never_makes_a_packet_too_large() {
+    check(
+        "s connect v5 props(22 H5 27 L22 21 H1)
+         s > 82 m1 [] s'q' 01
+         s < 90 m1 [] 01
+         p connect v5
+         p => 32 s'q' m1 [] '1'
+         s < 32 s'q' $a [23 H1] '1'
+         s > 40 $a
+         p => 32 s'q' m2 [] '12345678901234'
+         s < 32 s'q' $b [] '12345678901234'
+         s > 40 $b
+         p => 32 s'q' m3 [] '3'
+         s < 32 s'' $c [23 H1] '3'
+         s > 40 $c
+         s quiet",
+    );
+}
+
 #[test]
 fn mqtt_3_3_2_7_aliases_end_with_their_connection() {
     check(

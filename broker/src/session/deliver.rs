@@ -599,12 +599,14 @@ impl Link {
                 if known == Known::Yes {
                     head.topic = "";
                 }
-                if known == Known::No
-                    && head.encoded_length(sending.version) > self.maximum_packet_size as usize
-                {
-                    // The alias itself must not push it over the limit, and an unsent alias must not be remembered.
-                    self.outbound_aliases.forget_last();
+                if head.encoded_length(sending.version) > self.maximum_packet_size as usize {
+                    // Three bytes of alias must not push it over the limit, be it in place of a shorter topic.
                     head.topic_alias = None;
+                    head.topic = message.topic;
+                    if known == Known::No {
+                        // An unsent alias must not be remembered.
+                        self.outbound_aliases.forget_last();
+                    }
                 }
             }
             if head.encoded_length(sending.version) > self.maximum_packet_size as usize {
