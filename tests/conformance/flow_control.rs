@@ -163,6 +163,14 @@ fn mqtt_3_1_2_25_what_is_too_large_counts_as_delivered() {
     check(&scenario);
 }
 
+#[test]
+fn mqtt_3_3_4_7_releasing_what_is_not_known_opens_no_room() {
+    check(&format!(
+        "{}p > 62 m999\n p < 70 m999\n p > 32 s'{{t}}' m21 [] 'x'\n p < e0 93\n p close",
+        twenty_unreleased()
+    ));
+}
+
 /// A queued and a retained message are measured as well.
 #[test]
 fn queued_and_retained_messages_are_measured() {

@@ -95,7 +95,12 @@ impl Session {
 
     /// [MQTT-4.3.3-12]: after PUBCOMP the same id is a new message.
     pub fn handle_pubrel(&mut self, packet_id: PacketId, out: &mut Outputs<'_>) {
-        self.unreleased.remove(packet_id);
+        // [MQTT-3.3.4-7]: a release of nothing gives nothing of our Receive Maximum back.
+        let kind = if self.unreleased.remove(packet_id) {
+            Kind::Pubcomp
+        } else {
+            Kind::PubcompOfNothing
+        };
         if let Some(link) = self.link.as_mut() {
             link.unreleased_full_since = None;
         }
@@ -110,7 +115,7 @@ impl Session {
             None
         };
         // D20: an unknown id is answered with success, as for a PUBCOMP that was lost.
-        self.acknowledge(Kind::Pubcomp, packet_id, ReasonCode::Success, ticket, out);
+        self.acknowledge(kind, packet_id, ReasonCode::Success, ticket, out);
     }
 
     pub fn handle_pubcomp(

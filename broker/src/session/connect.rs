@@ -88,7 +88,6 @@ pub fn admit(
             .unwrap_or(0)
             .min(settings.topic_alias_maximum_outbound),
         request_problem_information: asked.request_problem_information.unwrap_or(true),
-        request_response_information: asked.request_response_information.unwrap_or(false),
         authentication_method: asked.authentication_method.clone(),
         expiry_interval,
     };

@@ -84,7 +84,6 @@ pub struct Link {
     /// The client's Maximum Packet Size.
     pub maximum_packet_size: u32,
     pub request_problem_information: bool,
-    pub request_response_information: bool,
     inbound_aliases: InboundAliases,
     outbound_aliases: OutboundAliases,
     /// QoS 1 and 2 publishes of the client that we have not acknowledged to the end.
@@ -110,6 +109,7 @@ pub struct AcknowledgementFifo(pub(crate) VecDeque<WaitingAcknowledgement>);
 
 #[derive(Debug)]
 pub struct WaitingAcknowledgement {
+    pub(crate) kind: publish::Kind,
     pub ticket: Ticket,
     pub packet_id: PacketId,
     pub reason_code: ReasonCode,
@@ -124,7 +124,6 @@ pub struct LinkParameters {
     pub maximum_packet_size: u32,
     pub topic_alias_maximum: u16,
     pub request_problem_information: bool,
-    pub request_response_information: bool,
     pub authentication_method: Option<Box<str>>,
     pub expiry_interval: u32,
 }
@@ -191,7 +190,6 @@ impl Session {
             send_quota_max: parameters.receive_maximum,
             maximum_packet_size: parameters.maximum_packet_size,
             request_problem_information: parameters.request_problem_information,
-            request_response_information: parameters.request_response_information,
             inbound_aliases: InboundAliases::default(),
             outbound_aliases: OutboundAliases::new(parameters.topic_alias_maximum),
             // QoS 2 messages that still wait for PUBREL count from the start [MQTT-4.9.0-1].

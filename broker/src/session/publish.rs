@@ -312,7 +312,7 @@ impl Session {
         let fifo = match kind {
             Kind::Puback => &mut link.pubacks,
             Kind::Pubrec => &mut link.pubrecs,
-            Kind::Pubcomp => &mut link.pubcomps,
+            Kind::Pubcomp | Kind::PubcompOfNothing => &mut link.pubcomps,
         };
         let ticket = ticket
             .into_iter()
@@ -320,6 +320,7 @@ impl Session {
             .max();
         match ticket.filter(|ticket| !out.journal.is_durable(*ticket)) {
             Some(ticket) => fifo.0.push_back(WaitingAcknowledgement {
+                kind,
                 ticket,
                 packet_id,
                 reason_code,
@@ -344,12 +345,9 @@ impl Session {
             return;
         };
         let audience = link.audience(version, out.settings);
-        for (kind, fifo) in [
-            (Kind::Puback, &mut link.pubacks),
-            (Kind::Pubrec, &mut link.pubrecs),
-            (Kind::Pubcomp, &mut link.pubcomps),
-        ] {
+        for fifo in [&mut link.pubacks, &mut link.pubrecs, &mut link.pubcomps] {
             while let Some(first) = fifo.next_durable(out) {
+                let kind = first.kind;
                 kind.write(first.packet_id, first.reason_code, audience, version, out);
                 kind.count_sent(first.reason_code, &mut link.unacknowledged);
             }
@@ -395,10 +393,12 @@ impl Session {
 
 /// The acknowledgements we send to a publisher.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Puback,
     Pubrec,
     Pubcomp,
+    /// Answers a PUBREL whose id we did not know.
+    PubcompOfNothing,
 }
 
 impl Kind {
@@ -417,7 +417,7 @@ impl Kind {
         let first_byte = match self {
             Self::Puback => 0x40,
             Self::Pubrec => 0x50,
-            Self::Pubcomp => 0x70,
+            Self::Pubcomp | Self::PubcompOfNothing => 0x70,
         };
         super::acknowledge::write_short(first_byte, packet_id, reason_code, version, out.send);
     }
@@ -438,7 +438,7 @@ impl Kind {
         let mut packet = match self {
             Self::Puback => Packet::Puback(acknowledgement),
             Self::Pubrec => Packet::Pubrec(acknowledgement),
-            Self::Pubcomp => Packet::Pubcomp(acknowledgement),
+            Self::Pubcomp | Self::PubcompOfNothing => Packet::Pubcomp(acknowledgement),
         };
         audience.explain(&mut packet, reason_code);
         let encoded = out.send.append(|bytes| packet.encode(version, bytes));
@@ -450,7 +450,12 @@ impl Kind {
 
     /// Where the publisher's use of our Receive Maximum ends: PUBACK, PUBCOMP, or a PUBREC that refuses.
     fn count_sent(self, reason_code: ReasonCode, unacknowledged: &mut u16) {
-        if self != Self::Pubrec || reason_code.is_error() {
+        let ends = match self {
+            Self::Puback | Self::Pubcomp => true,
+            Self::Pubrec => reason_code.is_error(),
+            Self::PubcompOfNothing => false,
+        };
+        if ends {
             *unacknowledged = unacknowledged.saturating_sub(1);
         }
     }
