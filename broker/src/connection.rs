@@ -62,7 +62,7 @@ pub(crate) fn serve(worker: &Rc<RefCell<Worker>>, socket: Handover, unread: &[u8
         if worker.sockets.len() <= place {
             worker.sockets.resize_with(place + 1, || None);
         }
-        worker.sockets[place] = Some(Socket {
+        let old = worker.sockets[place].replace(Socket {
             id,
             stream,
             peer,
@@ -71,6 +71,10 @@ pub(crate) fn serve(worker: &Rc<RefCell<Worker>>, socket: Handover, unread: &[u8
             write_blocked: false,
             paused: false,
         });
+        if let Some(reader) = old.and_then(|old| old.reader) {
+            // The shard gave up a connection that did not take its last bytes; its task ends now that its socket is gone.
+            reader.wake();
+        }
         id
     };
     if !unread.is_empty() {
