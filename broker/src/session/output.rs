@@ -82,13 +82,11 @@ pub struct Counters {
     pub dropped_too_large: u64,
     pub dropped_expired: u64,
     pub dropped_offline: u64,
-    pub dropped_rejected: u64,
     pub retained_refused: u64,
     pub connections_opened: u64,
     pub connections_closed: u64,
     pub violations: u64,
     pub panics: u64,
-    pub congested_turns: u64,
     pub journal_refused: u64,
 }
 

@@ -19,8 +19,6 @@ pub enum Violation {
     AuthWithoutMethod,
     /// AUTH with another method than CONNECT named [MQTT-4.12.1-1].
     AuthMethodChanged,
-    /// Anything but AUTH or DISCONNECT while authentication is under way.
-    PacketDuringAuthentication,
     /// A Topic Alias above the announced maximum [MQTT-3.3.2-9].
     TopicAliasTooLarge,
     /// A Topic Alias that was never set on this connection.
@@ -45,8 +43,6 @@ pub enum Violation {
     SessionExpiryFromZero,
     /// A 3.x client left more QoS 2 messages unreleased for longer than is allowed (D22).
     UnreleasedTooLong,
-    /// A topic that clients may not publish to, from a client that cannot be told.
-    PublishRefused,
 }
 
 impl Violation {
@@ -62,7 +58,6 @@ impl Violation {
                 ReasonCode::SubscriptionIdentifiersNotSupported
             }
             Self::UnreleasedTooLong => ReasonCode::QuotaExceeded,
-            Self::PublishRefused => ReasonCode::NotAuthorized,
             _ => ReasonCode::ProtocolError,
         }
     }
@@ -82,7 +77,6 @@ impl fmt::Display for Violation {
             Self::PacketForClients => "packet that only a server sends",
             Self::AuthWithoutMethod => "AUTH without an authentication method",
             Self::AuthMethodChanged => "AUTH with another authentication method",
-            Self::PacketDuringAuthentication => "packet before authentication is complete",
             Self::TopicAliasTooLarge => "topic alias above the maximum",
             Self::TopicAliasUnknown => "topic alias that was never set",
             Self::SubscriptionIdentifierFromClient => "publish with a subscription identifier",
@@ -97,7 +91,6 @@ impl fmt::Display for Violation {
             }
             Self::SessionExpiryFromZero => "session expiry raised from 0 at DISCONNECT",
             Self::UnreleasedTooLong => "too many unreleased QoS 2 messages for too long",
-            Self::PublishRefused => "publish to a topic that clients may not publish to",
         })
     }
 }
