@@ -108,21 +108,22 @@ pub struct Settings {
     pub queue_messages_max: u64,
     /// Bytes queued for one session. At the limit `queue_policy` holds.
     pub queue_bytes_max: u64,
-    /// Bytes queued for all sessions together. At the limit `queue_policy` holds for every session.
+    /// Bytes queued for all sessions together. At the limit a new message is refused as by
+    /// `queue_policy` `refuse`, or with `drop_newest` dropped; `drop_oldest` makes no room here and refuses.
     pub queue_total_bytes_max: u64,
     /// What a full queue does with one more message (D1).
     pub queue_policy: QueuePolicy,
     /// Whether QoS 0 messages are queued for sessions that are not connected.
     pub queue_qos0: bool,
     /// Bytes waiting to be written to one Network Connection. At the limit QoS 0 messages for it
-    /// are dropped and counted, and QoS 1 and 2 stay in the session's queue. 64 KiB of answers above
-    /// it the client is no longer read.
+    /// are dropped and counted, and QoS 1 and 2 stay in the session's queue. A client is no longer
+    /// read when, on top of this and of one packet of `max_packet_size`, 64 KiB of answers wait.
     pub send_buffer_bytes_max: u32,
     /// Bytes that all Network Connections together did not take when they were written. At the limit
     /// those that are behind get nothing more, as at `send_buffer_bytes_max`; the others go on.
     pub send_bytes_max: u64,
     /// Bytes of deliveries on their way from one shard to another, for each pair of shards. At the
-    /// limit the sending shard stops reading from its publishers until half is taken.
+    /// limit the sending shard stops reading from its publishers until what waits is back at the limit.
     pub mail_bytes_max: u64,
 
     // Flow from publishers.

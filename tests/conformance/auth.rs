@@ -1,6 +1,8 @@
 //! AUTH: extended authentication and re-authentication, with the method that only debug builds have: the server says `challenge`, the
 //! client must say `response`.
 
+use harness::{Client, Connect, hex, packet};
+
 use crate::scenario::{SharedBroker, play};
 
 static BROKER: SharedBroker = SharedBroker::with("", &[("NIGHTJAR_TEST_AUTH_METHOD", "1")]);
@@ -92,6 +94,23 @@ fn mqtt_4_12_0_5_the_method_stays_the_same() {
     check(&format!(
         "{CHALLENGED}\n a > f0 18 [16 s'response']\n a refused"
     ));
+}
+
+/// [MQTT-3.2.2-16]
+#[test]
+fn an_assigned_client_id_is_told_after_a_challenge_too() {
+    BROKER.with_broker(|broker| {
+        let mut client = Client::open(broker);
+        client.send(&Connect::v5("").properties("15 s'test-challenge'").bytes());
+        assert_eq!(client.receive_packet().first(), Some(&0xf0));
+        client.send(&packet("f0", "18 1c 15 s'test-challenge' 16 s'response'"));
+        let connack = client.receive_packet();
+        assert!(
+            connack.windows(5).any(|text| text == b"auto-"),
+            "{}",
+            hex(&connack)
+        );
+    });
 }
 
 /// Its CONNACK is the usual one, byte for byte.

@@ -87,6 +87,7 @@ impl Shard {
         let phase = std::mem::replace(&mut connection.phase, Phase::Greeting);
         let Phase::Authenticating {
             connect,
+            assigned,
             mut exchange,
         } = phase
         else {
@@ -101,10 +102,10 @@ impl Shard {
             return Err(Cause::Refused(ReasonCode::ProtocolError)); // [MQTT-4.12.0-5]
         }
         match exchange.step(auth.properties.authentication_data.as_deref()) {
-            Step::Success => self.start_serving(now, id, *connect, false),
+            Step::Success => self.start_serving(now, id, *connect, assigned),
             Step::Failure(reason_code) => Err(Cause::Refused(reason_code)),
             Step::Continue(data) => {
-                self.ask_for_more(id, connect, exchange, data);
+                self.ask_for_more(id, connect, assigned, exchange, data);
                 Ok(())
             }
         }
@@ -167,7 +168,7 @@ impl Shard {
             Step::Success => self.start_serving(now, id, *connect, assigned),
             Step::Failure(reason_code) => Err(Cause::Refused(reason_code)),
             Step::Continue(data) => {
-                self.ask_for_more(id, connect, exchange, data);
+                self.ask_for_more(id, connect, assigned, exchange, data);
                 Ok(())
             }
         }
@@ -177,6 +178,7 @@ impl Shard {
         &mut self,
         id: ConnectionId,
         connect: Box<Connect>,
+        assigned: bool,
         exchange: Authentication,
         data: Bytes,
     ) {
@@ -186,7 +188,11 @@ impl Shard {
             Some(data),
         );
         if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
-            connection.phase = Phase::Authenticating { connect, exchange };
+            connection.phase = Phase::Authenticating {
+                connect,
+                assigned,
+                exchange,
+            };
         }
         self.write_packet(id, &packet);
     }

@@ -153,6 +153,8 @@ enum Phase {
     /// The server asked for more Authentication Data.
     Authenticating {
         connect: Box<Connect>,
+        /// Its client id is one we made up, which CONNACK tells.
+        assigned: bool,
         exchange: authenticate::Exchange,
     },
     Serving {
@@ -424,17 +426,18 @@ impl Shard {
             .is_none_or(Connection::is_closing)
     }
 
-    pub fn exists(&self, id: ConnectionId) -> bool {
-        self.connections.get(id.slot, id.generation).is_some()
-    }
-
     /// Whether the driver may read from this connection now. False while the client does not take our answers to what it
     /// sends, and while this shard is behind.
     pub fn may_read(&self, id: ConnectionId) -> bool {
         let Some(connection) = self.connections.get(id.slot, id.generation) else {
             return false;
         };
-        let answers_max = self.shared.settings.send_buffer_bytes_max as usize + ANSWERS_BYTES_MAX;
+        // A message is added as long as there is room, so the last may stand out by its whole size: that alone must not
+        // keep a living client's PINGREQ from being read.
+        let settings = &self.shared.settings;
+        let messages_max =
+            settings.send_buffer_bytes_max as usize + settings.max_packet_size as usize;
+        let answers_max = messages_max.saturating_add(ANSWERS_BYTES_MAX);
         connection.send.len() < answers_max && !self.is_behind(connection)
     }
 
@@ -581,7 +584,6 @@ impl Shard {
                         }
                     }
                 }
-                self.sinks.pool.give(partial);
                 return Some(Received::Continue);
             }
             if rest.is_empty() {
@@ -605,9 +607,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
             return;
         };
-        if connection.partial.capacity() == 0 {
-            connection.partial = self.sinks.pool.take();
-        }
+        // Its own memory, not a pooled buffer: one byte of a packet must not hold 64 KiB.
         connection.partial.extend_from_slice(rest);
         self.receive_bytes += rest.len() as u64;
         self.bound_received(now);
