@@ -8,6 +8,8 @@
 //! SECONDS=20 BENCH_DIR=/mnt/card cargo bench -p nightjar-storage --bench closed_loop fan-out
 //! ```
 
+#![allow(clippy::disallowed_methods, reason = "a benchmark tells time")]
+
 use std::collections::VecDeque;
 use std::env;
 use std::error::Error;

@@ -13,6 +13,7 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use ::redb::{
     Builder, CommitError, Database, DatabaseError, ReadTransaction, ReadableDatabase,
@@ -48,6 +49,8 @@ pub struct Options {
     pub pending_bytes_max: u64,
     /// Bytes of the file that are held in memory.
     pub cache_bytes: usize,
+    /// How long after a failure the store is opened again; twice as long after each further one, up to two seconds.
+    pub reopen_delay: Duration,
 }
 
 impl Default for Options {
@@ -56,6 +59,7 @@ impl Default for Options {
             durability: Durability::Synced,
             pending_bytes_max: 64 << 20,
             cache_bytes: 64 << 20,
+            reopen_delay: Duration::from_millis(100),
         }
     }
 }
@@ -89,15 +93,12 @@ impl RedbEngine {
         });
         store.open(None)?;
         let operations = store.lock().index.operations();
-        let writer = Writer::start(
-            Box::new(Arc::clone(&store)),
-            operations,
-            options.pending_bytes_max,
-            options.durability,
-        )
-        .map_err(|error| StorageError::Failed {
-            reason: error.to_string().into(),
-        })?;
+        let writer =
+            Writer::start(Box::new(Arc::clone(&store)), operations, &options).map_err(|error| {
+                StorageError::Failed {
+                    reason: error.to_string().into(),
+                }
+            })?;
         Ok(Self { writer, store })
     }
 

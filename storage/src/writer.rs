@@ -23,6 +23,7 @@ use std::time::Duration;
 use crate::error::StorageError;
 use crate::journal::{Full, JournalStatus, Lsn, epoch, first_lsn_of};
 use crate::operation::Batch;
+use crate::redb::Options;
 
 /// What a batch that is reported durable survives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +58,7 @@ pub(crate) struct Writer {
 struct Shared {
     pending_bytes_max: u64,
     durability: Durability,
+    reopen_delay: Duration,
     state: Mutex<State>,
     /// The thread waits here for work.
     work: Condvar,
@@ -113,8 +115,7 @@ impl Writer {
     pub(crate) fn start(
         mut medium: Box<dyn Medium>,
         operations: u64,
-        pending_bytes_max: u64,
-        durability: Durability,
+        options: &Options,
     ) -> std::io::Result<Self> {
         let durable = first_lsn_of(0, operations);
         let state = State {
@@ -130,8 +131,9 @@ impl Writer {
             counters: Counters::default(),
         };
         let shared = Arc::new(Shared {
-            pending_bytes_max,
-            durability,
+            pending_bytes_max: options.pending_bytes_max,
+            durability: options.durability,
+            reopen_delay: options.reopen_delay,
             state: Mutex::new(state),
             work: Condvar::new(),
             settled: Condvar::new(),
@@ -281,11 +283,11 @@ impl Shared {
 
     /// The life of the thread.
     fn run(&self, medium: &mut dyn Medium) {
-        let mut delay = REOPEN_DELAY_MIN;
+        let mut delay = self.reopen_delay;
         while let Some((batches, group)) = self.next_group() {
             match medium.commit(&batches, group.operations) {
                 Ok(()) => {
-                    delay = REOPEN_DELAY_MIN;
+                    delay = self.reopen_delay;
                     self.settle(&group);
                 }
                 Err(error) => {
@@ -498,7 +500,6 @@ fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, 
         .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-const REOPEN_DELAY_MIN: Duration = Duration::from_millis(100);
 const REOPEN_DELAY_MAX: Duration = Duration::from_secs(2);
 /// How long a store that promises nothing gathers before it writes.
 const MEMORY_DELAY: Duration = Duration::from_secs(1);

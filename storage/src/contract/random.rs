@@ -79,6 +79,20 @@ impl World {
             .collect()
     }
 
+    /// A session that is there, and one more message for it.
+    pub fn queue_for(&mut self, client_id: &str, random: &mut Random) -> Vec<Operation> {
+        let message = self.message("t/1", random);
+        let owners = vec![to(client_id)];
+        let batch = vec![
+            put_session(client_id),
+            Operation::Enqueue { message, owners },
+        ];
+        batch
+            .iter()
+            .for_each(|operation| self.latest.fold(operation));
+        batch
+    }
+
     fn operation(&mut self, random: &mut Random) -> Operation {
         let client_id = random.pick(&CLIENTS);
         let packet_id = 1 + random.below(6) as u16;

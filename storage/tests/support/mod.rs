@@ -10,7 +10,7 @@
 
 #![allow(dead_code, reason = "each test takes what it needs")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -50,6 +50,8 @@ struct File {
     durable: Vec<u8>,
     /// Since the last sync, in order.
     unsynced: Vec<Change>,
+    /// Pages that take room.
+    pages: BTreeSet<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -77,7 +79,7 @@ impl SimulatedDisk {
             state.files.push(File {
                 current: bytes.clone(),
                 durable: bytes,
-                unsynced: vec![],
+                ..File::default()
             });
             state.names.insert(STORE, 0);
             state.durable_names.insert(STORE, 0);
@@ -150,7 +152,7 @@ impl SimulatedDisk {
             files.push(File {
                 current: bytes.clone(),
                 durable: bytes,
-                unsynced: vec![],
+                ..File::default()
             });
         }
         let survived = State {
@@ -190,15 +192,23 @@ impl State {
         Ok(())
     }
 
-    fn has_room(&self, file: usize, len: usize) -> io::Result<()> {
-        let others: usize = self
+    /// Makes the pages of a write the file's, if there is room for those that are not yet. A length alone takes no room.
+    fn allocate(&self, file: usize, offset: usize, end: usize) -> io::Result<()> {
+        let pages = offset / PAGE..end.div_ceil(PAGE);
+        let file = &self.files[file];
+        let new = pages
+            .clone()
+            .filter(|page| !file.pages.contains(page))
+            .count();
+        let taken: usize = self
             .names
             .values()
-            .filter(|other| **other != file)
-            .map(|other| self.files[*other].current.len())
+            .map(|file| self.files[*file].pages.len())
             .sum();
         match self.room {
-            Some(room) if (others + len) as u64 > room => Err(ErrorKind::StorageFull.into()),
+            Some(room) if ((taken + new) * PAGE) as u64 > room => {
+                Err(ErrorKind::StorageFull.into())
+            }
             _ => Ok(()),
         }
     }
@@ -332,14 +342,15 @@ impl DiskFile for Handle {
         state.step(true)?;
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
         let end = offset + data.len();
+        state.allocate(self.file, offset, end)?;
         if end > state.files[self.file].current.len() {
-            state.has_room(self.file, end)?;
             let file = &mut state.files[self.file];
             file.current.resize(end, 0);
             file.unsynced.push(Change::Length(end));
         }
         let file = &mut state.files[self.file];
         file.current[offset..end].copy_from_slice(data);
+        file.pages.extend(offset / PAGE..end.div_ceil(PAGE));
         file.unsynced.push(Change::Write {
             offset,
             data: data.to_vec(),
@@ -351,11 +362,9 @@ impl DiskFile for Handle {
         let mut state = self.disk.lock();
         state.step(true)?;
         let len = usize::try_from(len).map_err(io::Error::other)?;
-        if len > state.files[self.file].current.len() {
-            state.has_room(self.file, len)?;
-        }
         let file = &mut state.files[self.file];
         file.current.resize(len, 0);
+        file.pages.split_off(&len.div_ceil(PAGE));
         file.unsynced.push(Change::Length(len));
         Ok(())
     }
@@ -504,3 +513,4 @@ pub(crate) fn number_from_environment(name: &str) -> Option<u64> {
 const STORE: &str = "nightjar.redb";
 const TEMPORARY: &str = "nightjar.redb.new";
 const SECTOR: usize = 512;
+const PAGE: usize = 4096;
