@@ -3,6 +3,10 @@
 use crate::scenario::{SharedBroker, play};
 
 static BROKER: SharedBroker = SharedBroker::plain();
+static DROPS_OLDEST: SharedBroker = SharedBroker::with(
+    "queue_policy = \"drop_oldest\"\nqueue_messages_max = 2\n",
+    &[],
+);
 
 #[test]
 fn mqtt_3_8_3_4_no_local_on_a_shared_subscription_is_a_protocol_error() {
@@ -227,6 +231,24 @@ fn the_group_keeps_messages_for_members_who_return() {
          b < 32 s'{t}' $a [] 'x'
          b > 40 $a
          a connect v5 clean=0 present=1 props(11 L60)
+         a quiet",
+    );
+}
+
+/// What waits longest in a group's queue makes room, as in a session's.
+#[test]
+fn a_full_group_drops_the_oldest_where_the_policy_says_so() {
+    play(
+        &DROPS_OLDEST,
+        "a connect v5 clean=0 props(11 L60)
+         a > 82 m1 [] s'$share/g/{t}' 01
+         a < 90 m1 [] 01
+         a bye
+         p connect v5
+         p => 32 s'{t}' m1 [] '1' ; 32 s'{t}' m2 [] '2' ; 32 s'{t}' m3 [] '3' ; 32 s'{t}' m4 [] '4'
+         a connect v5 clean=0 present=1 props(11 L60)
+         a < 32 s'{t}' $a [] '3'
+         a < 32 s'{t}' $b [] '4'
          a quiet",
     );
 }

@@ -63,7 +63,10 @@ pub struct Assignment {
 /// What a group did with a message.
 pub enum Offer {
     Assigned(Assignment),
-    Queued,
+    /// It waits, and with the policy `drop_oldest` these made room for it.
+    Queued {
+        dropped: Vec<MessageId>,
+    },
     /// The last member has just left.
     NoMember,
     /// QoS 0 and nobody is connected, or no room in the queue.
@@ -219,7 +222,16 @@ impl ShareGroup {
             return Offer::Dropped;
         }
         state.queue.push_back(Arc::clone(message.stored()));
-        Offer::Queued
+        let mut dropped = Vec::new();
+        while state.queue.len() > 1 && self.budget.is_over(limits) {
+            let Some(oldest) = state.queue.pop_front() else {
+                break;
+            };
+            self.budget.release(stored_cost(&oldest), totals);
+            self.budget.count_dropped();
+            dropped.push(oldest.message_id);
+        }
+        Offer::Queued { dropped }
     }
 
     /// A member is done with one message and gets the next that waits.
@@ -382,7 +394,7 @@ mod tests {
             &LIMITS,
         ) {
             Offer::Assigned(assignment) => Some(assignment.session.slot),
-            Offer::Queued | Offer::NoMember | Offer::Dropped => None,
+            Offer::Queued { .. } | Offer::NoMember | Offer::Dropped => None,
         }
     }
 

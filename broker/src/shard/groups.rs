@@ -56,7 +56,11 @@ impl Shard {
                     given.push(assignment);
                     taken += 1;
                 }
-                Offer::Queued => taken += 1,
+                Offer::Queued { dropped } => {
+                    self.sinks.counters.dropped_queue_full += dropped.len() as u64;
+                    self.disown(group, dropped);
+                    taken += 1;
+                }
                 Offer::Dropped if message.qos == QoS::AtMostOnce => {
                     self.sinks.counters.dropped_offline += 1;
                 }
