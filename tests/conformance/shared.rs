@@ -253,6 +253,24 @@ fn a_full_group_drops_the_oldest_where_the_policy_says_so() {
     );
 }
 
+/// [MQTT-3.3.2-5]: it expired in the group's queue; the member gets the one behind it.
+#[test]
+fn an_expired_message_of_a_group_is_not_sent() {
+    check(
+        "a connect v5 props(21 H1)
+         a > 82 m1 [] s'$share/g/{t}' 01
+         a < 90 m1 [] 01
+         p connect v5
+         p => 32 s'{t}' m1 [] '1' ; 32 s'{t}' m2 [02 L1] '2' ; 32 s'{t}' m3 [] '3'
+         a < 32 s'{t}' $a [] '1'
+         wait 1100
+         a > 40 $a
+         a < 32 s'{t}' $b [] '3'
+         a > 40 $b
+         a quiet",
+    );
+}
+
 /// A member that joins with its window in use has all of it once that is free again.
 #[test]
 fn a_member_that_joins_in_mid_flight_has_its_whole_window() {

@@ -128,6 +128,19 @@ impl Exchange {
         self.groups.get(&id).map(|group| Arc::clone(&group))
     }
 
+    /// At most `limit` groups in the order in which they were made, from behind `after`.
+    pub fn groups_after(&self, after: Option<GroupId>, limit: usize) -> Vec<Arc<ShareGroup>> {
+        let mut groups: Vec<_> = self
+            .groups
+            .iter()
+            .filter(|group| after.is_none_or(|after| group.id > after))
+            .map(|group| Arc::clone(&group))
+            .collect();
+        groups.sort_unstable_by_key(|group| group.id);
+        groups.truncate(limit);
+        groups
+    }
+
     /// Removes a group that has no members left. True: it is gone.
     pub fn remove_group_if_empty(&self, group: &ShareGroup) -> bool {
         let removed = self.subscriptions.remove_shared_group(

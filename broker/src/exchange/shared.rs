@@ -37,6 +37,8 @@ struct State {
     ready: BTreeSet<SessionId>,
     last: Option<SessionId>,
     queue: VecDeque<Arc<StoredMessage>>,
+    /// Nothing in `queue` expires before this.
+    earliest_expiry: Option<u64>,
     /// Taken out of the index: nobody may join any more.
     closed: bool,
 }
@@ -184,6 +186,7 @@ impl ShareGroup {
         }
         for message in returned.rev() {
             self.budget.reserve_anyway(stored_cost(&message), totals);
+            state.note_expiry(&message);
             state.queue.push_front(message);
         }
         if state.members.is_empty() {
@@ -221,6 +224,7 @@ impl ShareGroup {
         if message.qos == QoS::AtMostOnce || !self.budget.reserve(message.cost(), totals, limits) {
             return Offer::Dropped;
         }
+        state.note_expiry(message.stored());
         state.queue.push_back(Arc::clone(message.stored()));
         let mut dropped = Vec::new();
         while state.queue.len() > 1 && self.budget.is_over(limits) {
@@ -251,21 +255,33 @@ impl ShareGroup {
     /// Puts back what was read from the store, in order.
     pub fn restore(&self, message: Arc<StoredMessage>, totals: &QueueTotals) {
         self.budget.reserve_anyway(stored_cost(&message), totals);
-        self.state().queue.push_back(message);
+        let mut state = self.state();
+        state.note_expiry(&message);
+        state.queue.push_back(message);
     }
 
-    /// Takes messages whose time is over out of the front of the queue.
+    /// Takes messages whose time is over out of the queue.
     pub fn drop_expired(&self, now: u64, totals: &QueueTotals) -> Vec<MessageId> {
         let mut state = self.state();
         let mut dropped = Vec::new();
+        if state.earliest_expiry.is_none_or(|at| at > now) {
+            return dropped;
+        }
+        let mut earliest = None;
         state.queue.retain(|message| {
-            let expired = message.expires_at.is_some_and(|at| at <= now);
+            let Some(expires_at) = message.expires_at else {
+                return true;
+            };
+            let expired = expires_at <= now;
             if expired {
                 self.budget.release(stored_cost(message), totals);
                 dropped.push(message.message_id);
+            } else {
+                earliest = earliest.into_iter().chain([expires_at]).min();
             }
             !expired
         });
+        state.earliest_expiry = earliest;
         dropped
     }
 
@@ -328,6 +344,14 @@ impl State {
         member.given += 1;
         self.refresh(session);
         Some(assignment)
+    }
+
+    fn note_expiry(&mut self, message: &StoredMessage) {
+        self.earliest_expiry = self
+            .earliest_expiry
+            .into_iter()
+            .chain(message.expires_at)
+            .min();
     }
 
     fn refresh(&mut self, session: SessionId) {

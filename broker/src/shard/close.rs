@@ -346,6 +346,7 @@ impl Shard {
         for topic in removed {
             self.sinks.journal.push(Operation::DeleteRetained { topic });
         }
+        self.sweep_groups(now, SWEEP_MAX);
         self.arm_sweep(now);
     }
 

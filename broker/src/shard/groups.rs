@@ -143,4 +143,69 @@ impl Shard {
             }
         }
     }
+
+    /// Takes expired messages out of the queues of so many groups; the next sweep goes on behind them.
+    pub(super) fn sweep_groups(&mut self, now: Now, limit: usize) {
+        let exchange = Arc::clone(&self.shared.exchange);
+        let groups = exchange.groups_after(self.swept_group, limit);
+        self.swept_group = groups
+            .last()
+            .filter(|_| groups.len() == limit)
+            .map(|group| group.id);
+        for group in groups {
+            let dropped = group.drop_expired(now.monotonic, &exchange.totals);
+            self.sinks.counters.dropped_expired += dropped.len() as u64;
+            self.disown(&group, dropped);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exchange::Exchange;
+    use crate::settings::Settings;
+    use crate::shard::{PostOffice, Shared};
+
+    fn message(expires_at: Option<u64>) -> Arc<StoredMessage> {
+        let mut message = MessageRef::new("t", b"x", &[], QoS::AtLeastOnce);
+        message.expires_at = expires_at;
+        Arc::clone(message.stored())
+    }
+
+    #[test]
+    fn the_sweep_takes_expired_messages_out_of_every_groups_queue() {
+        let settings = Arc::new(Settings::default());
+        let exchange = Arc::new(Exchange::new(&settings, 1, 1));
+        let mut shard = Shard::new(
+            0,
+            Shared {
+                settings,
+                exchange: Arc::clone(&exchange),
+                post: Arc::new(PostOffice::new(1, 1)),
+                methods: Default::default(),
+                journal: None,
+                hash_seed: 1,
+                instance: 1,
+            },
+        );
+        let groups = ["a", "b", "c"].map(|name| exchange.group(name, "t"));
+        for group in &groups {
+            for expires_at in [Some(20), None, Some(10), Some(30)] {
+                group.restore(message(expires_at), &exchange.totals);
+            }
+        }
+        let mut queued_at = |monotonic| {
+            let now = Now { monotonic, wall: 0 };
+            // Two at a time, so it takes two calls to see all three.
+            shard.sweep_groups(now, 2);
+            shard.sweep_groups(now, 2);
+            groups.each_ref().map(|group| group.queued())
+        };
+        assert_eq!(queued_at(9), [4; 3]);
+        assert_eq!(queued_at(20), [2; 3]);
+        assert_eq!(queued_at(40), [1; 3]);
+        assert_eq!(exchange.totals.messages(), 3);
+        assert_eq!(shard.counters().dropped_expired, 9);
+    }
 }

@@ -82,6 +82,8 @@ pub struct Shard {
     routes: RouteCache,
     timers: Timers,
     sweep_armed: Option<u64>,
+    /// The share group the last sweep ended with.
+    swept_group: Option<GroupId>,
     sinks: Sinks,
     /// What leaves when a ticket is durable, in ticket order.
     waiting: VecDeque<(Ticket, Waiting)>,
@@ -208,6 +210,7 @@ impl Shard {
             routes: RouteCache::new(hasher.clone()),
             timers: Timers::default(),
             sweep_armed: None,
+            swept_group: None,
             sinks: Sinks {
                 queue_limits: QueueLimits::from(&**settings),
                 frames: FrameCache::default(),
