@@ -417,6 +417,12 @@ impl Store {
     }
 }
 
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
 impl Medium for Arc<Store> {
     fn commit(&mut self, batches: &[Batch], operations: u64) -> Result<(), StorageError> {
         let (database, changes) = {

@@ -79,6 +79,11 @@ impl World {
             .collect()
     }
 
+    /// For a store where somebody else has given ids.
+    pub fn skip_message_ids(&mut self, upto: MessageId) {
+        self.last_message_id = self.last_message_id.max(upto);
+    }
+
     /// A session that is there, and one more message for it.
     pub fn queue_for(&mut self, client_id: &str, random: &mut Random) -> Vec<Operation> {
         let message = self.message("t/1", random);

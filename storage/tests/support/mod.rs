@@ -196,10 +196,7 @@ impl State {
     fn allocate(&self, file: usize, offset: usize, end: usize) -> io::Result<()> {
         let pages = offset / PAGE..end.div_ceil(PAGE);
         let file = &self.files[file];
-        let new = pages
-            .clone()
-            .filter(|page| !file.pages.contains(page))
-            .count();
+        let new = pages.filter(|page| !file.pages.contains(page)).count();
         let taken: usize = self
             .names
             .values()
