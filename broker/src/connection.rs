@@ -96,8 +96,10 @@ pub(crate) fn serve(worker: &Rc<RefCell<Worker>>, socket: Handover, unread: &[u8
         let _panic_stops = PanicStops;
         let end = poll_fn(|context| worker.borrow_mut().poll_connection(id, context)).await;
         if let End::Closed(socket) = end {
+            worker.borrow_mut().lingering += 1;
             // Boxed, so that the task of an open connection does not carry its end.
             Box::pin(linger(socket)).await;
+            worker.borrow_mut().lingering -= 1;
         }
     });
 }
@@ -228,7 +230,7 @@ impl Worker {
     }
 
     /// Ends the turn and writes what it made. What a full socket leaves is written by its own task.
-    fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         let now = self.now();
         let dirty = self.end_turn(now);
         for id in &dirty {

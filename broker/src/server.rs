@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::clock::Clock;
@@ -106,6 +107,19 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
     // Nobody is let in to a house that is being closed: the ports are free from here on.
     accepting.shutdown().await;
     let patience = Duration::from_secs(u64::from(settings.shutdown_timeout_seconds));
+    // A will of one shard's client may be for a client of another, so all are published before anybody has to go.
+    let (done, mut all_done) = mpsc::channel::<()>(1);
+    for id in 0..shards {
+        directory.send(id, Order::PublishWills { done: done.clone() });
+    }
+    drop(done);
+    // Nothing is sent: it ends when the last worker has let go of it.
+    if tokio::time::timeout(patience, all_done.recv())
+        .await
+        .is_err()
+    {
+        tracing::warn!("Some wills were not published in time.");
+    }
     for id in 0..shards {
         directory.send(id, Order::ShutDown { patience });
     }

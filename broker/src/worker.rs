@@ -42,6 +42,8 @@ struct Door {
 pub enum Order {
     /// Serve this socket; `unread` was read from it already.
     Serve { socket: Handover, unread: Vec<u8> },
+    /// Publish every will and hand over the mail that makes. Dropping `done` says so.
+    PublishWills { done: mpsc::Sender<()> },
     /// Say goodbye to everybody and stop when the last connection is gone.
     ShutDown { patience: Duration },
 }
@@ -66,6 +68,8 @@ pub struct Doorway {
 pub struct Worker {
     pub(crate) shard: Shard,
     pub(crate) sockets: Vec<Option<Socket>>,
+    /// Tasks that wait until a peer has taken the last bytes of a connection that is gone.
+    pub(crate) lingering: usize,
     pub(crate) buffer: Box<[u8]>,
     clock: Clock,
     directory: Arc<Directory>,
@@ -199,6 +203,7 @@ pub fn run(start: Start) {
     let worker = Rc::new(RefCell::new(Worker {
         shard,
         sockets: Vec::new(),
+        lingering: 0,
         buffer: vec![0; READ_BUFFER].into(),
         clock: start.clock,
         directory: start.directory,
@@ -224,15 +229,25 @@ async fn obey(worker: Rc<RefCell<Worker>>, mut orders: mpsc::UnboundedReceiver<O
     while let Some(order) = orders.recv().await {
         match order {
             Order::Serve { socket, unread } => connection::serve(&worker, socket, &unread),
+            Order::PublishWills { done } => {
+                let mut worker = worker.borrow_mut();
+                let now = worker.now();
+                worker.shard.publish_wills(now);
+                worker.flush();
+                worker.after_input();
+                drop(done);
+            }
             Order::ShutDown { patience } => {
                 {
                     let mut worker = worker.borrow_mut();
                     let now = worker.now();
+                    // The wills of the other shards' clients.
+                    worker.shard.collect_mail(now);
                     worker.shard.shut_down(now);
                     worker.after_input();
                 }
                 let all_gone = async {
-                    while worker.borrow().sockets.iter().any(Option::is_some) {
+                    while worker.borrow().has_sockets() {
                         tokio::time::sleep(DRAIN_POLL).await;
                     }
                 };
@@ -291,6 +306,11 @@ async fn serve_deadlines(worker: Rc<RefCell<Worker>>, changed: Rc<Notify>) {
 }
 
 impl Worker {
+    /// Sockets that are open, or wait for their peers to take the last bytes.
+    fn has_sockets(&self) -> bool {
+        self.lingering > 0 || self.sockets.iter().any(Option::is_some)
+    }
+
     pub(crate) fn now(&self) -> Now {
         self.clock.now()
     }

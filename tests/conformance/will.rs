@@ -1,5 +1,7 @@
 //! Wills: which closes publish one, when, and with what in it.
 
+use harness::{Client, Connect, packet};
+
 use crate::scenario::{SharedBroker, play};
 
 static BROKER: SharedBroker = SharedBroker::plain();
@@ -232,12 +234,45 @@ fn a_will_carries_its_expiry() {
 #[test]
 fn stopping_tells_5_0_clients() {
     let mut broker = harness::Broker::options().argument("-v").start();
-    let mut client = harness::Client::connect_v5(&broker, "a", "");
-    let mut old = harness::Client::connect_v4(&broker, "b");
+    let mut client = Client::connect_v5(&broker, "a", "");
+    let mut old = Client::connect_v4(&broker, "b");
     assert!(broker.terminate().success(), "SIGTERM ends with status 0");
     client.expect("e0 01 8b");
     client.expect_close();
     old.expect_close();
+}
+
+/// Whichever shards the clients live on, and whether a will would have waited or not.
+#[test]
+fn stopping_publishes_every_will_to_everybody() {
+    const CLIENTS: usize = 12;
+    let mut broker = harness::Broker::options().toml("shards = 4\n").start();
+    let mut clients = Vec::new();
+    for number in 0..CLIENTS {
+        let mut connect = Connect::v5(format!("client-{number}"))
+            .properties("11 L600")
+            .will("will", format!("{number:02}"), 0, false);
+        if number % 2 == 0 {
+            connect = connect.will_properties("18 L600");
+        }
+        let mut client = Client::connect(&broker, &connect);
+        client.send(&packet("82", "m1 00 s'will' 00"));
+        client.expect("90 04 m1 00 00");
+        clients.push(client);
+    }
+    // Who has gone already has a will that waits.
+    drop(clients.swap_remove(0));
+    assert!(broker.terminate().success(), "SIGTERM ends with status 0");
+    for mut client in clients {
+        let mut wills = std::collections::BTreeSet::new();
+        for _ in 0..CLIENTS {
+            wills.insert(client.receive_packet());
+        }
+        assert_eq!(wills.len(), CLIENTS);
+        assert!(wills.iter().all(|will| will.first() == Some(&0x30)));
+        client.expect("e0 01 8b");
+        client.expect_close();
+    }
 }
 
 #[track_caller]

@@ -534,7 +534,34 @@ impl Shard {
         self.close(now, id, Cause::Panic);
     }
 
-    /// Stops serving: 5.0 clients hear 0x8B, wills are published, sessions stay (D10).
+    /// The first step of stopping (D10): nobody new is let in, and every will is published, also one that would have waited.
+    /// `end_turn` hands over what that makes for other shards; `shut_down` comes when every shard has done so.
+    pub fn publish_wills(&mut self, now: Now) {
+        self.draining = true;
+        let ids: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|session| session.will.is_some())
+            .map(|session| session.id)
+            .collect();
+        for id in ids {
+            let Some(session) = self.sessions.get_mut(id.slot, id.generation) else {
+                continue;
+            };
+            session.will_fires_at = None;
+            let Some(will) = session.will.take() else {
+                continue;
+            };
+            let record = session.is_stored.then(|| session.record());
+            if let Some(record) = record {
+                self.sinks.journal.push(record);
+            }
+            self.arm_session(id);
+            self.in_shared_room(|shard| shard.publish_will(now, id, &will));
+        }
+    }
+
+    /// Stops serving: 5.0 clients hear 0x8B, sessions stay (D10).
     pub fn shut_down(&mut self, now: Now) {
         self.draining = true;
         let ids: Vec<ConnectionId> = self
