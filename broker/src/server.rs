@@ -68,7 +68,7 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
         methods: methods(),
         journal: None,
         hash_seed,
-        instance: random_seed().map_err(ServerError::Start)?,
+        client_id_seed: random_bytes().map_err(ServerError::Start)?,
         settings: Arc::clone(&settings),
     };
     let clock = Clock::start();
@@ -163,9 +163,13 @@ fn raise_descriptor_limit() {
 }
 
 fn random_seed() -> io::Result<u64> {
-    let mut bytes = [0; 8];
+    random_bytes().map(u64::from_le_bytes)
+}
+
+fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
-    Ok(u64::from_le_bytes(bytes))
+    Ok(bytes)
 }
 
 /// None by default; the test method where a test asks for it.

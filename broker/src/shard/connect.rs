@@ -8,6 +8,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use chacha20::rand_core::Rng;
 use nightjar_codec::packet::{Auth, AuthProperties, Connect};
 use nightjar_codec::{Packet, ReasonCode, decode_from_client};
 
@@ -365,15 +366,17 @@ impl Shard {
         id
     }
 
-    /// An id nobody else has: a number of this process, the shard, and a count [MQTT-3.1.3-6].
+    /// An id nobody else has and nobody can guess [MQTT-3.1.3-6]: who knew it could take the session over. It is one that
+    /// this shard is the home of, so that the sessions here are all there is to compare with.
     fn new_client_id(&mut self) -> Box<str> {
         loop {
-            self.assigned_ids += 1;
             let id = format!(
-                "auto-{:016X}-{:X}-{:X}",
-                self.shared.instance, self.id, self.assigned_ids
+                "auto-{:016X}{:016X}",
+                self.assigned_ids.next_u64(),
+                self.assigned_ids.next_u64()
             );
-            if !self.by_client_id.contains_key(&*id) {
+            let is_ours = self.shared.exchange.home(&id, None) == self.id;
+            if is_ours && !self.by_client_id.contains_key(&*id) {
                 return id.into();
             }
         }

@@ -186,7 +186,7 @@ mod tests {
                 methods: Default::default(),
                 journal: None,
                 hash_seed: 1,
-                instance: 1,
+                client_id_seed: [7; 32],
             },
         );
         let groups = ["a", "b", "c"].map(|name| exchange.group(name, "t"));

@@ -30,6 +30,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use chacha20::ChaCha20Rng;
+use chacha20::rand_core::SeedableRng;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use nightjar_codec::packet::Connect;
@@ -65,8 +67,8 @@ pub struct Shared {
     pub journal: Option<Arc<dyn Journal>>,
     /// Nobody outside may know it: who does can make topics collide.
     pub hash_seed: u64,
-    /// Tells this process from others in what it makes up, such as client ids.
-    pub instance: u64,
+    /// Of this process alone: client ids that nobody can guess are made of it.
+    pub client_id_seed: [u8; 32],
 }
 
 /// One worker's share of the broker.
@@ -98,7 +100,7 @@ pub struct Shard {
     wakes: Vec<ShardId>,
     receive_bytes: u64,
     draining: bool,
-    assigned_ids: u64,
+    assigned_ids: ChaCha20Rng,
     /// A PUBLISH to this topic panics, and so does a will: a test's way to see that only its connection ends, or the process
     /// where the panic strikes in what others depend on (D18).
     panic_topic: Option<Box<str>>,
@@ -199,6 +201,8 @@ impl Shard {
             ticket: 1,
             ..JournalSink::default()
         };
+        let mut assigned_ids = ChaCha20Rng::from_seed(shared.client_id_seed);
+        assigned_ids.set_stream(u64::from(id)); // No two shards draw the same.
         let mut shard = Self {
             id,
             limits,
@@ -234,7 +238,7 @@ impl Shard {
             wakes: Vec::new(),
             receive_bytes: 0,
             draining: false,
-            assigned_ids: 0,
+            assigned_ids,
             panic_topic: None,
             in_shared_room: false,
             shared,
