@@ -180,6 +180,14 @@ impl Worker {
                 }
                 return Poll::Pending;
             }
+            if self.shard.has_unread(id) {
+                if !self.shard.is_turn_full() && self.take_bytes(id, 0) == Flow::Ended {
+                    return Poll::Ready(End::Gone);
+                }
+                // The end of the turn comes first, and the others.
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let Self {
                 sockets, buffer, ..
             } = self;

@@ -589,6 +589,7 @@ impl Link {
         sending: &Sending<'_>,
         out: &mut Outputs<'_>,
     ) -> bool {
+        let before = out.send.len();
         let alias = self.outbound_aliases.alias_for(message.topic);
         if alias.is_none() && self.maximum_packet_size == u32::MAX {
             out.frames.send(message, sending, out.now, out.send);
@@ -615,6 +616,7 @@ impl Link {
             out.send.append(|bytes| head.encode(sending.version, bytes));
             out.frames.append_payload(message, out.send);
         }
+        out.frames.turn_bytes += out.send.len() - before;
         out.counters.messages_sent[sending.qos as usize] += 1;
         true
     }

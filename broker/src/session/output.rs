@@ -102,6 +102,8 @@ struct FrameKey {
 /// encoding and a thousand copies with their packet ids patched in.
 #[derive(Debug, Default)]
 pub struct FrameCache {
+    /// Bytes of PUBLISH packets made in this turn, for all connections.
+    pub turn_bytes: usize,
     /// A message with more than one receiver; a single one is encoded straight into its buffer.
     pub worthwhile: bool,
     key: Option<FrameKey>,

@@ -92,6 +92,7 @@ impl Shard {
         }
         self.receive_bytes -= connection.received_bytes();
         connection.partial = Vec::new();
+        connection.unread = Vec::new();
         connection.waiting_publishes.clear();
         connection.waiting_bytes = 0;
         connection.last_route = None;

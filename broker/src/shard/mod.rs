@@ -7,7 +7,8 @@
 //! A **turn** (D14) is what happens between two polls of the driver: any number of `receive`, `collect_mail`, `tick` and
 //! `closed`, then one `end_turn`, after which the driver writes every connection of `take_dirty` once. The driver loop:
 //!
-//! 1. `open` a connection, `receive` its bytes; `Received::Move` asks to hand it to its home shard (D13).
+//! 1. `open` a connection, `receive` its bytes; `Received::Move` asks to hand it to its home shard (D13). While it
+//!    `has_unread`, `receive` again in the next turn before more is read.
 //! 2. `end_turn`; wake the shards of `take_wakes`; write the connections of `take_dirty`.
 //! 3. When a connection `is_closing` and its bytes are written, close the socket and call `released`.
 //! 4. `tick` at `next_deadline`; `collect_mail` when another shard woke this one.
@@ -139,6 +140,8 @@ pub struct Connection {
     traced: u64,
     /// The beginning of a packet whose rest has not come.
     partial: Vec<u8>,
+    /// Read, and left for the next turn because this one has made enough already.
+    unread: Vec<u8>,
     last_received: u64,
     timer: Option<u64>,
     last_route: Option<Rc<Route>>,
@@ -265,6 +268,7 @@ impl Shard {
             send: SendBuffer::default(),
             traced: 0,
             partial: Vec::new(),
+            unread: Vec::new(),
             last_received: now.monotonic,
             timer: None,
             last_route: None,
@@ -279,13 +283,20 @@ impl Shard {
         id
     }
 
-    /// Bytes of a connection, cut anywhere.
+    /// Bytes of a connection, cut anywhere. Where `has_unread` holds afterwards, call again after the end of the turn, be it
+    /// with no bytes.
     pub fn receive(&mut self, now: Now, id: ConnectionId, bytes: &[u8]) -> Received {
         let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
             return Received::Continue;
         };
         connection.last_received = now.monotonic;
+        let mut unread = std::mem::take(&mut connection.unread);
+        self.receive_bytes -= unread.len() as u64;
         let mut rest = bytes;
+        if !unread.is_empty() {
+            unread.extend_from_slice(bytes);
+            rest = &unread;
+        }
         if !connection.partial.is_empty() {
             match self.complete_partial(now, id, &mut rest) {
                 Some(Received::Continue) => {}
@@ -298,6 +309,10 @@ impl Shard {
                 return Received::Continue;
             };
             if connection.is_closing() {
+                return Received::Continue;
+            }
+            if self.is_turn_full() && !rest.is_empty() {
+                self.keep_unread(now, id, rest);
                 return Received::Continue;
             }
             if let Some(cause) = refuse_first_byte(connection, rest) {
@@ -329,6 +344,18 @@ impl Shard {
         }
     }
 
+    /// Bytes of this connection wait for the next turn. They come before what is still to be read.
+    pub fn has_unread(&self, id: ConnectionId) -> bool {
+        self.connections
+            .get(id.slot, id.generation)
+            .is_some_and(|connection| !connection.unread.is_empty())
+    }
+
+    /// What was received in this turn has made so much for others that it is to be written first.
+    pub fn is_turn_full(&self) -> bool {
+        self.sinks.frames.turn_bytes >= TURN_BYTES_MAX
+    }
+
     /// The peer closed, or the socket failed.
     pub fn closed(&mut self, now: Now, id: ConnectionId) {
         self.close(now, id, Cause::PeerGone);
@@ -350,6 +377,7 @@ impl Shard {
     /// Ends the turn: hands the batch to the journal and the mail to the other shards, and releases what has become
     /// durable. Call until it gives false where the journal is durable at once.
     pub fn end_turn(&mut self, now: Now) {
+        self.sinks.frames.turn_bytes = 0;
         self.sinks.share_unsent(&self.shared);
         self.give_groups_their_turn(now);
         self.append_batch();
@@ -369,6 +397,7 @@ impl Shard {
             || !self.sinks.journal.batch.is_empty()
             || !self.sinks.finished.is_empty()
             || self.sinks.unsent != self.sinks.unsent_told
+            || self.is_turn_full()
             || self.outgoing.iter().any(|mail| !mail.is_empty())
     }
 
@@ -647,6 +676,15 @@ impl Shard {
         self.bound_received(now);
     }
 
+    fn keep_unread(&mut self, now: Now, id: ConnectionId, rest: &[u8]) {
+        let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
+            return;
+        };
+        connection.unread = rest.to_vec();
+        self.receive_bytes += rest.len() as u64;
+        self.bound_received(now);
+    }
+
     /// Partial packets and those put aside are bounded in total: the largest that makes no progress is closed first (D19).
     fn bound_received(&mut self, now: Now) {
         let shards = self.outgoing.len().max(1) as u64;
@@ -712,7 +750,7 @@ impl Connection {
 
     /// What counts against `receive_bytes_max`.
     fn received_bytes(&self) -> u64 {
-        self.partial.len() as u64 + self.waiting_bytes
+        (self.partial.len() + self.unread.len()) as u64 + self.waiting_bytes
     }
 
     fn is_served(&self) -> bool {
@@ -790,5 +828,7 @@ fn refuse_first_byte(connection: &Connection, bytes: &[u8]) -> Option<Cause> {
 
 /// Bytes of answers that wait on top of messages before a client that does not take them is no longer read.
 const ANSWERS_BYTES_MAX: usize = 64 * 1024;
+/// One read of small messages for very many receivers stops being served at this many bytes of output.
+const TURN_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// A packet of which nothing has come for so long makes no progress.
 const IDLE_MILLISECONDS: u64 = 1000;
