@@ -836,3 +836,6 @@ const COUNT_SHIFT: u8 = 3;
 /// More Subscription Identifiers than fit into the flags: their number follows as a varint.
 const COUNT_FOLLOWS: u8 = 0x1f;
 const SHORT: Broken = Broken("it is cut short");
+
+#[cfg(test)]
+mod tests;
