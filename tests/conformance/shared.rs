@@ -3,6 +3,7 @@
 use crate::scenario::{SharedBroker, play};
 
 static BROKER: SharedBroker = SharedBroker::plain();
+static QUEUES_OF_TWO: SharedBroker = SharedBroker::with("queue_messages_max = 2\n", &[]);
 static DROPS_OLDEST: SharedBroker = SharedBroker::with(
     "queue_policy = \"drop_oldest\"\nqueue_messages_max = 2\n",
     &[],
@@ -232,6 +233,74 @@ fn the_group_keeps_messages_for_members_who_return() {
          b > 40 $a
          a connect v5 clean=0 present=1 props(11 L60)
          a quiet",
+    );
+}
+
+/// A member's queue has a bound also for what groups give it: two wait there, one in its group, until there is room or
+/// another member.
+#[test]
+fn what_a_member_has_no_room_for_stays_with_its_group() {
+    let groups = |code: &str| {
+        ["g1", "g2", "g3", "g4"]
+            .map(|name| format!("s'$share/{name}/{{t}}' {code}"))
+            .join(" ")
+    };
+    let start = format!(
+        "a connect v5 props(21 H1)
+         a > 82 m1 [] {groups}
+         a < 90 m1 [] 01 01 01 01
+         p connect v5
+         p => 32 s'{{t}}' m1 [] 'x'
+         a < 32 s'{{t}}' $a [] 'x'
+         a quiet",
+        groups = groups("01")
+    );
+    let take_two = "
+         a > 40 $a
+         a < 32 s'{t}' $b [] 'x'
+         a > 40 $b
+         a < 32 s'{t}' $c [] 'x'
+         a > 40 $c";
+    play(
+        &QUEUES_OF_TWO,
+        &format!("{start}{take_two}\n a < 32 s'{{t}}' $d [] 'x'\n a > 40 $d\n a quiet"),
+    );
+    let join = format!(
+        "
+         b connect v5
+         b > 82 m1 [] {}
+         b < 90 m1 [] 01 01 01 01
+         b < 32 s'{{t}}' $e [] 'x'
+         b quiet",
+        groups("01")
+    );
+    play(
+        &QUEUES_OF_TWO,
+        &format!("{start}{join}{take_two}\n a quiet"),
+    );
+}
+
+/// QoS 0 of a group has to wait behind QoS 0 of the member's own, and a full queue has no room for it.
+#[test]
+fn qos_0_from_a_group_does_not_pass_the_bound_of_a_members_queue() {
+    play(
+        &QUEUES_OF_TWO,
+        "p connect v5
+         p => 33 s'{t}/r/1' m1 [] 'r' ; 33 s'{t}/r/2' m2 [] 'r' ; 31 s'{t}/r/3' [] 'r'
+         a connect v5 props(21 H1)
+         a > 82 m1 [] s'$share/g/{t}/q' 00 s'{t}/r/+' 01
+         a < 90 m1 [] 00 01
+         a < 33 s'{t}/r/1' $a [] 'r'
+         p > 30 s'{t}/q' [] 'dropped'
+         p quiet
+         a quiet
+         a > 40 $a
+         a < 33 s'{t}/r/2' $b [] 'r'
+         a < 31 s'{t}/r/3' [] 'r'
+         a > 40 $b
+         a quiet
+         p > 30 s'{t}/q' [] 'next'
+         a < 30 s'{t}/q' [] 'next'",
     );
 }
 

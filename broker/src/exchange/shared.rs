@@ -33,11 +33,13 @@ pub struct ShareGroup {
 struct State {
     members: BTreeMap<SessionId, Member>,
     online: BTreeSet<SessionId>,
-    /// Online, and fewer messages given than its window takes.
+    /// Online, not full, and fewer messages given than its window takes.
     ready: BTreeSet<SessionId>,
     last: Option<SessionId>,
+    /// What members gave back, before everything in `queue`.
+    returned: VecDeque<Arc<StoredMessage>>,
     queue: VecDeque<Arc<StoredMessage>>,
-    /// Nothing in `queue` expires before this.
+    /// Nothing that waits expires before this.
     earliest_expiry: Option<u64>,
     /// Taken out of the index: nobody may join any more.
     closed: bool,
@@ -50,6 +52,8 @@ struct Member {
     resumable: bool,
     given: u32,
     window: u32,
+    /// Its session had no room for the last message.
+    is_full: bool,
 }
 
 /// A message for one member.
@@ -109,7 +113,7 @@ impl ShareGroup {
     }
 
     pub fn queued(&self) -> usize {
-        self.state().queue.len()
+        self.state().waiting()
     }
 
     /// Closes the group to new members, unless it has one. True: it is closed.
@@ -141,6 +145,7 @@ impl ShareGroup {
             resumable,
             given,
             window: online_window.unwrap_or(0),
+            is_full: false,
         };
         state.members.insert(session, member);
         if online_window.is_some() {
@@ -161,6 +166,7 @@ impl ShareGroup {
         let mut state = self.state();
         if let Some(member) = state.members.get_mut(&session) {
             member.window = window;
+            member.is_full = false;
             member.resumable = resumable;
             state.online.insert(session);
             state.refresh(session);
@@ -187,7 +193,7 @@ impl ShareGroup {
         for message in returned.rev() {
             self.budget.reserve_anyway(stored_cost(&message), totals);
             state.note_expiry(&message);
-            state.queue.push_front(message);
+            state.returned.push_front(message);
         }
         if state.members.is_empty() {
             self.discard(&mut state, totals);
@@ -213,7 +219,7 @@ impl ShareGroup {
             state.next(|state| &state.ready)
         };
         if let Some(session) =
-            candidate.filter(|_| state.queue.is_empty() || message.qos == QoS::AtMostOnce)
+            candidate.filter(|_| state.waiting() == 0 || message.qos == QoS::AtMostOnce)
         {
             state.last = Some(session);
             return match state.assign(self.id, session, Arc::clone(message.stored())) {
@@ -227,8 +233,8 @@ impl ShareGroup {
         state.note_expiry(message.stored());
         state.queue.push_back(Arc::clone(message.stored()));
         let mut dropped = Vec::new();
-        while state.queue.len() > 1 && self.budget.is_over(limits) {
-            let Some(oldest) = state.queue.pop_front() else {
+        while state.waiting() > 1 && self.budget.is_over(limits) {
+            let Some(oldest) = state.pop() else {
                 break;
             };
             self.budget.release(stored_cost(&oldest), totals);
@@ -245,11 +251,40 @@ impl ShareGroup {
             member.given = member.given.saturating_sub(1);
         }
         state.refresh(session);
-        if state.queue.is_empty() {
-            Vec::new()
-        } else {
-            self.drain(&mut state, totals)
+        self.drain(&mut state, totals)
+    }
+
+    /// The member's session has no room for what it was given: the message waits here, and the member gets none until
+    /// `room_again`.
+    pub fn declined(
+        &self,
+        session: SessionId,
+        message: Arc<StoredMessage>,
+        totals: &QueueTotals,
+    ) -> Vec<Assignment> {
+        let mut state = self.state();
+        if let Some(member) = state.members.get_mut(&session) {
+            member.given = member.given.saturating_sub(1);
+            member.is_full = true;
         }
+        state.refresh(session);
+        self.budget.reserve_anyway(stored_cost(&message), totals);
+        state.note_expiry(&message);
+        state.returned.push_back(message);
+        if state.members.is_empty() {
+            self.discard(&mut state, totals);
+        }
+        self.drain(&mut state, totals)
+    }
+
+    /// A member that declined has room for messages.
+    pub fn room_again(&self, session: SessionId, totals: &QueueTotals) -> Vec<Assignment> {
+        let mut state = self.state();
+        if let Some(member) = state.members.get_mut(&session) {
+            member.is_full = false;
+        }
+        state.refresh(session);
+        self.drain(&mut state, totals)
     }
 
     /// Puts back what was read from the store, in order.
@@ -268,7 +303,7 @@ impl ShareGroup {
             return dropped;
         }
         let mut earliest = None;
-        state.queue.retain(|message| {
+        let mut stays = |message: &Arc<StoredMessage>| {
             let Some(expires_at) = message.expires_at else {
                 return true;
             };
@@ -280,18 +315,20 @@ impl ShareGroup {
                 earliest = earliest.into_iter().chain([expires_at]).min();
             }
             !expired
-        });
+        };
+        state.returned.retain(&mut stays);
+        state.queue.retain(&mut stays);
         state.earliest_expiry = earliest;
         dropped
     }
 
     fn drain(&self, state: &mut State, totals: &QueueTotals) -> Vec<Assignment> {
         let mut assignments = Vec::new();
-        while !state.queue.is_empty() {
+        while state.waiting() > 0 {
             let Some(session) = state.next(|state| &state.ready) else {
                 break;
             };
-            let Some(message) = state.queue.pop_front() else {
+            let Some(message) = state.pop() else {
                 break;
             };
             self.budget.release(stored_cost(&message), totals);
@@ -302,7 +339,7 @@ impl ShareGroup {
     }
 
     fn discard(&self, state: &mut State, totals: &QueueTotals) {
-        for message in state.queue.drain(..) {
+        while let Some(message) = state.pop() {
             self.budget.release(stored_cost(&message), totals);
         }
     }
@@ -346,6 +383,15 @@ impl State {
         Some(assignment)
     }
 
+    fn waiting(&self) -> usize {
+        self.returned.len() + self.queue.len()
+    }
+
+    /// What waits longest.
+    fn pop(&mut self) -> Option<Arc<StoredMessage>> {
+        self.returned.pop_front().or_else(|| self.queue.pop_front())
+    }
+
     fn note_expiry(&mut self, message: &StoredMessage) {
         self.earliest_expiry = self
             .earliest_expiry
@@ -358,7 +404,7 @@ impl State {
         let room = self
             .members
             .get(&session)
-            .is_some_and(|member| member.given < member.window);
+            .is_some_and(|member| member.given < member.window && !member.is_full);
         if room && self.online.contains(&session) {
             self.ready.insert(session);
         } else {

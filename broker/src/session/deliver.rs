@@ -12,6 +12,7 @@ use nightjar_storage::{MessageId, Operation, Owner, OwnerEntry, StoredMessage};
 use super::acknowledge::{PUBREL, write_short};
 use super::inflight::{Entry, Kept, State};
 use super::output::{Outputs, Sending, head};
+use super::quota::QueueTotals;
 use super::topic_alias::Known;
 use super::{Link, Session};
 use crate::identity::{GroupId, Origin};
@@ -32,17 +33,25 @@ pub struct Grant<'a> {
 }
 
 impl Session {
-    /// Delivers one message. A drop is counted and gives back what was reserved.
-    pub fn deliver(&mut self, message: &MessageRef<'_>, grant: &Grant<'_>, out: &mut Outputs<'_>) {
+    /// Delivers one message. A drop is counted and gives back what was reserved. False: there is no room, and the share
+    /// group that gave the message has to take it back.
+    pub fn deliver(
+        &mut self,
+        message: &MessageRef<'_>,
+        grant: &Grant<'_>,
+        out: &mut Outputs<'_>,
+    ) -> bool {
         let qos = message.qos.min(grant.qos);
         if message.is_expired(out.now) {
             out.counters.dropped_expired += 1; // [MQTT-3.3.2-5]
-            return self.drop_delivery(message.message_id, grant, out);
+            self.drop_delivery(message.message_id, grant, out);
+            return true;
         }
         if self.link.is_none() {
             if qos == QoS::AtMostOnce && !out.settings.queue_qos0 {
                 out.counters.dropped_offline += 1;
-                return self.drop_delivery(message.message_id, grant, out);
+                self.drop_delivery(message.message_id, grant, out);
+                return true;
             }
             return self.enqueue(message, qos, grant, out);
         }
@@ -53,18 +62,31 @@ impl Session {
             }
             if !room {
                 out.counters.dropped_send_buffer_full += 1;
-                return self.drop_delivery(message.message_id, grant, out);
+                self.drop_delivery(message.message_id, grant, out);
+                return true;
             }
-            return self.send_qos0(message, grant, out);
+            self.send_qos0(message, grant, out);
+            return true;
         }
         if room && self.queue.is_empty() && self.window_is_open() && !self.inflight.has_unsent() {
-            return self.send_qos1_or_2(message, qos, grant, out);
+            self.send_qos1_or_2(message, qos, grant, out);
+            return true;
         }
         self.enqueue(message, qos, grant, out)
     }
 
-    /// Sends what the window and the send buffer allow: first what the last connection left, then the queue.
+    /// Sends what the window and the send buffer allow: first what the last connection left, then the queue, then what
+    /// share groups keep for want of room here.
     pub fn pump(&mut self, out: &mut Outputs<'_>) {
+        self.send_waiting(out);
+        if !self.declined.is_empty() && self.queue.is_empty() && self.window_is_open() {
+            let id = self.id;
+            out.room_again
+                .extend(self.declined.drain(..).map(|group| (id, group)));
+        }
+    }
+
+    fn send_waiting(&mut self, out: &mut Outputs<'_>) {
         while self.link.is_some() && out.has_send_room() {
             if self.inflight.has_unsent() {
                 if !self.resend_next(out) {
@@ -137,7 +159,10 @@ impl Session {
             }
             entry.origin = Origin::Direct;
             let Some(kept) = entry.kept.as_mut().filter(|_| resumable) else {
-                returned.extend(entry.kept.take().map(|kept| (group, kept.message)));
+                if let Some(kept) = entry.kept.take() {
+                    self.receiver.budget.release_if(kept.reserved, out.totals);
+                    returned.push((group, kept.message));
+                }
                 entry.message_id = 0;
                 continue;
             };
@@ -168,6 +193,7 @@ impl Session {
     pub fn take_group_messages(
         &mut self,
         group: Option<GroupId>,
+        totals: &QueueTotals,
     ) -> Vec<(GroupId, Arc<StoredMessage>)> {
         let wanted = |origin| match origin {
             Origin::Direct => None,
@@ -186,20 +212,23 @@ impl Session {
             if let Some(entry) = self.inflight.finish(packet_id)
                 && let (Some(id), Some(kept)) = (wanted(entry.origin), entry.kept)
             {
+                self.receiver.budget.release_if(kept.reserved, totals);
                 taken.push((id, kept.message));
             }
         }
         let mut qos0_taken = 0;
-        self.queue.retain(|kept| match wanted(kept.origin) {
-            Some(id) if kept.qos > QoS::AtMostOnce => {
+        let budget = &self.receiver.budget;
+        self.queue.retain(|kept| {
+            let Some(id) = wanted(kept.origin) else {
+                return true;
+            };
+            budget.release_if(kept.reserved, totals);
+            if kept.qos > QoS::AtMostOnce {
                 taken.push((id, Arc::clone(&kept.message)));
-                false
-            }
-            Some(_) => {
+            } else {
                 qos0_taken += 1;
-                false
             }
-            None => true,
+            false
         });
         self.queued_qos0 -= qos0_taken;
         taken
@@ -252,9 +281,7 @@ impl Session {
             .iter()
             .filter_map(|(_, entry)| entry.kept.as_deref());
         for kept in in_flight.chain(&self.queue) {
-            if kept.origin == Origin::Direct {
-                self.receiver.budget.release_if(kept.reserved, out.totals);
-            }
+            self.receiver.budget.release_if(kept.reserved, out.totals);
         }
         self.queue.clear();
         self.queued_qos0 = 0;
@@ -486,25 +513,31 @@ impl Session {
         }
     }
 
+    /// Every message that waits here takes room, also what a share group gave. False: there is none, and the group keeps it.
     fn enqueue(
         &mut self,
         message: &MessageRef<'_>,
         qos: QoS,
         grant: &Grant<'_>,
         out: &mut Outputs<'_>,
-    ) {
+    ) -> bool {
         let mut reserved = grant.reserved;
-        if reserved == 0 && grant.origin == Origin::Direct {
-            let cost = message.cost();
-            if !self
-                .receiver
-                .budget
-                .reserve(cost, out.totals, &out.queue_limits)
-            {
+        if reserved == 0 {
+            let budget = &self.receiver.budget;
+            let limits = &out.queue_limits;
+            reserved = message.cost();
+            if let (Origin::Group(group), true) = (grant.origin, qos > QoS::AtMostOnce) {
+                if !budget.reserve_if_free(reserved, out.totals, limits) {
+                    if !self.declined.contains(&group) {
+                        self.declined.push(group);
+                    }
+                    return false;
+                }
+            } else if !budget.reserve(reserved, out.totals, limits) {
                 out.counters.dropped_queue_full += 1;
-                return self.drop_delivery(message.message_id, grant, out);
+                self.drop_delivery(message.message_id, grant, out);
+                return true;
             }
-            reserved = cost;
         }
         self.push(Kept {
             message: Arc::clone(message.stored()),
@@ -515,6 +548,7 @@ impl Session {
             reserved,
         });
         self.drop_oldest(out);
+        true
     }
 
     /// The policy `drop_oldest`: what was queued first makes room, what is in flight stays.
@@ -553,7 +587,10 @@ impl Session {
                 self.dequeue(message_id, out);
             }
             Origin::Direct => {}
-            Origin::Group(group) => self.finish_for_group(group, message_id, out),
+            Origin::Group(group) => {
+                self.receiver.budget.release_if(grant.reserved, out.totals);
+                self.finish_for_group(group, message_id, out);
+            }
         }
     }
 }

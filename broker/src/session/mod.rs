@@ -30,7 +30,7 @@ use std::sync::Arc;
 use nightjar_codec::{PacketId, ProtocolVersion, ReasonCode};
 use nightjar_storage::{Operation, SessionRecord};
 
-use crate::identity::{ConnectionId, SessionId, Ticket};
+use crate::identity::{ConnectionId, GroupId, SessionId, Ticket};
 use crate::settings::Settings;
 use inflight::{Inflight, Kept};
 use publish::UnreleasedQos2;
@@ -67,6 +67,8 @@ pub struct Session {
     pub(crate) queue: VecDeque<Kept>,
     /// How many of `queue` are QoS 0: they only wait behind retained messages or a full send buffer.
     queued_qos0: usize,
+    /// Share groups that took a message back for want of room here, and give none until they hear of room again.
+    declined: Vec<GroupId>,
     pub(crate) unreleased: UnreleasedQos2,
     /// SUBSCRIBEs that wait for the journal; an UNSUBSCRIBE waits behind them.
     pub(crate) subscribes_waiting: u32,
@@ -151,6 +153,7 @@ impl Session {
             inflight: Inflight::default(),
             queue: VecDeque::new(),
             queued_qos0: 0,
+            declined: Vec::new(),
             unreleased: UnreleasedQos2::default(),
             subscribes_waiting: 0,
         }
@@ -175,6 +178,11 @@ impl Session {
         self.queue.len() + self.inflight.len()
     }
 
+    /// Something waits for room to be sent: here, or in a share group.
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.queue.is_empty() || !self.inflight.is_empty() || !self.declined.is_empty()
+    }
+
     /// Takes a Network Connection; what was in flight will be sent again by the next `pump`.
     pub fn attach(&mut self, parameters: LinkParameters) {
         self.expires_at = None;
@@ -182,6 +190,7 @@ impl Session {
         self.expiry_interval = parameters.expiry_interval;
         self.inflight.rewind();
         self.unreleased.forget_repeats();
+        self.declined.clear();
         self.link = Some(Link {
             connection: parameters.connection,
             clean_start: parameters.clean_start,

@@ -27,6 +27,8 @@ pub struct Outputs<'a> {
     pub counters: &'a mut Counters,
     /// Share groups whose message a session is done with; they may give it the next one.
     pub finished: &'a mut Vec<(SessionId, GroupId)>,
+    /// Share groups that a session with a full queue sent back to, now that it has room.
+    pub room_again: &'a mut Vec<(SessionId, GroupId)>,
 }
 
 impl Outputs<'_> {

@@ -85,6 +85,17 @@ impl Budget {
         true
     }
 
+    /// Takes room only where some is free, whatever the policy. False: no room; nothing is dropped for it, and nothing counted.
+    pub fn reserve_if_free(&self, bytes: u64, totals: &QueueTotals, limits: &QueueLimits) -> bool {
+        self.reserve_anyway(bytes, totals);
+        let over_total = limits.total_bytes_max > 0 && totals.bytes() > limits.total_bytes_max;
+        if over_total || self.is_over(limits) {
+            self.release(bytes, totals);
+            return false;
+        }
+        true
+    }
+
     /// Takes room for a message that is already owned, bound or not.
     pub fn reserve_anyway(&self, bytes: u64, totals: &QueueTotals) {
         self.messages.fetch_add(1, Ordering::Relaxed);
@@ -108,7 +119,7 @@ impl Budget {
         }
     }
 
-    /// Whether an owner with the policy `drop_oldest` has to make room.
+    /// Whether more is kept than the bounds allow; an owner with the policy `drop_oldest` then has to make room.
     pub fn is_over(&self, limits: &QueueLimits) -> bool {
         (limits.messages_max > 0 && self.messages() > limits.messages_max)
             || (limits.bytes_max > 0 && self.bytes() > limits.bytes_max)

@@ -235,7 +235,7 @@ impl Shard {
             let mut out = self.sinks.outputs_nowhere(now, &self.shared);
             taken = session.keep_group_exchanges(group, &mut out);
         }
-        taken.extend(session.take_group_messages(only));
+        taken.extend(session.take_group_messages(only, &self.shared.exchange.totals));
         for group_id in groups {
             let Some(group) = self.shared.exchange.group_by_id(group_id) else {
                 continue;

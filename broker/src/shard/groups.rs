@@ -1,5 +1,6 @@
 //! Share groups on a shard: what they are offered, and carrying out what they decide.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use nightjar_codec::QoS;
@@ -92,9 +93,10 @@ impl Shard {
 
     /// Carries out what share groups decided: here, or on the member's shard.
     pub(super) fn carry_out(&mut self, now: Now, given: Vec<Assignment>) {
-        for assignment in given {
+        let mut given = VecDeque::from(given);
+        while let Some(assignment) = given.pop_front() {
             if assignment.session.shard == self.id {
-                self.deliver_assignment(now, &assignment);
+                given.extend(self.deliver_assignment(now, &assignment));
             } else if let Some(mail) = self.outgoing.get_mut(usize::from(assignment.session.shard))
             {
                 mail.push_assigned(assignment);
@@ -102,7 +104,13 @@ impl Shard {
         }
     }
 
-    pub(super) fn deliver_assignment(&mut self, now: Now, assignment: &Assignment) {
+    /// Delivers to the member. Where that does not take the message, gives what its group decides then.
+    pub(super) fn deliver_assignment(
+        &mut self,
+        now: Now,
+        assignment: &Assignment,
+    ) -> Vec<Assignment> {
+        let exchange = Arc::clone(&self.shared.exchange);
         let id = assignment.session;
         let online = self
             .sessions
@@ -110,13 +118,13 @@ impl Shard {
             .is_some_and(Session::is_online);
         if !online {
             // It went while the message was on its way; the group knows already and takes it back.
-            if let Some(group) = self.shared.exchange.group_by_id(assignment.group) {
-                let returned = std::iter::once(Arc::clone(&assignment.message))
-                    .filter(|_| assignment.qos > QoS::AtMostOnce);
-                let given = group.gone(id, false, returned, &self.shared.exchange.totals);
-                self.carry_out(now, given);
-            }
-            return;
+            let returned = std::iter::once(Arc::clone(&assignment.message))
+                .filter(|_| assignment.qos > QoS::AtMostOnce);
+            return exchange
+                .group_by_id(assignment.group)
+                .map_or_else(Vec::new, |group| {
+                    group.gone(id, false, returned, &exchange.totals)
+                });
         }
         let grant = Grant {
             qos: assignment.qos,
@@ -126,21 +134,33 @@ impl Shard {
             reserved: 0,
         };
         self.sinks.frames.begin(1);
-        self.deliver_to(
-            now,
-            &MessageRef::from_stored(&assignment.message),
-            id,
-            &grant,
-        );
+        let message = MessageRef::from_stored(&assignment.message);
+        if self.deliver_to(now, &message, id, &grant) {
+            return Vec::new();
+        }
+        exchange
+            .group_by_id(assignment.group)
+            .map_or_else(Vec::new, |group| {
+                group.declined(id, Arc::clone(&assignment.message), &exchange.totals)
+            })
     }
 
-    /// Members that are done with a message of their group get the next.
+    /// Members that are done with a message of their group, or have room again, get the next.
     pub(super) fn give_groups_their_turn(&mut self, now: Now) {
-        while let Some((session, group)) = self.sinks.finished.pop() {
-            if let Some(group) = self.shared.exchange.group_by_id(group) {
-                let given = group.finished(session, &self.shared.exchange.totals);
-                self.carry_out(now, given);
-            }
+        let exchange = Arc::clone(&self.shared.exchange);
+        loop {
+            let given = if let Some((session, group)) = self.sinks.finished.pop() {
+                exchange
+                    .group_by_id(group)
+                    .map(|group| group.finished(session, &exchange.totals))
+            } else if let Some((session, group)) = self.sinks.room_again.pop() {
+                exchange
+                    .group_by_id(group)
+                    .map(|group| group.room_again(session, &exchange.totals))
+            } else {
+                return;
+            };
+            self.carry_out(now, given.unwrap_or_default());
         }
     }
 

@@ -116,6 +116,7 @@ struct Sinks {
     journal: JournalSink,
     counters: Counters,
     finished: Vec<(SessionId, GroupId)>,
+    room_again: Vec<(SessionId, GroupId)>,
     dirty: Vec<ConnectionId>,
     pool: BufferPool,
     /// Bytes that connections of this shard did not take when they were offered, and how many of them the exchange knows of.
@@ -224,6 +225,7 @@ impl Shard {
                 journal,
                 counters: Counters::default(),
                 finished: Vec::new(),
+                room_again: Vec::new(),
                 dirty: Vec::new(),
                 pool: BufferPool::default(),
                 unsent: 0,
@@ -396,6 +398,7 @@ impl Shard {
         !self.sinks.dirty.is_empty()
             || !self.sinks.journal.batch.is_empty()
             || !self.sinks.finished.is_empty()
+            || !self.sinks.room_again.is_empty()
             || self.sinks.unsent != self.sinks.unsent_told
             || self.is_turn_full()
             || self.outgoing.iter().any(|mail| !mail.is_empty())
@@ -449,7 +452,7 @@ impl Shard {
         let waits = self
             .sessions
             .get(session.slot, session.generation)
-            .is_some_and(|session| !session.queue.is_empty() || !session.inflight.is_empty());
+            .is_some_and(Session::has_waiting);
         if waits {
             self.pump(now, session);
         }
@@ -799,6 +802,7 @@ impl Sinks {
             journal: &mut self.journal,
             counters: &mut self.counters,
             finished: &mut self.finished,
+            room_again: &mut self.room_again,
         }
     }
 
@@ -815,6 +819,7 @@ impl Sinks {
             journal: &mut self.journal,
             counters: &mut self.counters,
             finished: &mut self.finished,
+            room_again: &mut self.room_again,
         }
     }
 }

@@ -494,34 +494,34 @@ impl Shard {
         }
     }
 
-    /// One delivery to one session of this shard.
+    /// One delivery to one session of this shard. False: its share group has to take the message back.
     pub(super) fn deliver_to(
         &mut self,
         now: Now,
         message: &MessageRef<'_>,
         id: SessionId,
         grant: &Grant<'_>,
-    ) {
+    ) -> bool {
         let Some(session) = self.sessions.get_mut(id.slot, id.generation) else {
-            return;
+            return true;
         };
         let Some(link) = &session.link else {
             let mut out = self.sinks.outputs_nowhere(now, &self.shared);
-            session.deliver(message, grant, &mut out);
-            return;
+            return session.deliver(message, grant, &mut out);
         };
         let connection_id = link.connection;
         let Some(connection) = self
             .connections
             .get_mut(connection_id.slot, connection_id.generation)
         else {
-            return;
+            return true;
         };
         let mut out = self.sinks.outputs(now, &self.shared, &mut connection.send);
-        session.deliver(message, grant, &mut out);
+        let taken = session.deliver(message, grant, &mut out);
         if !connection.send.is_empty() {
             connection.mark_dirty(&mut self.sinks.dirty);
         }
+        taken
     }
 
     /// What another shard sent.
@@ -548,7 +548,10 @@ impl Shard {
                 let route = self.route(message.topic);
                 self.deliver_from_mail(now, &message, &route, &owned.owners);
             }
-            Letter::Assigned(assignment) => self.deliver_assignment(now, assignment),
+            Letter::Assigned(assignment) => {
+                let given = self.deliver_assignment(now, assignment);
+                self.carry_out(now, given);
+            }
         });
     }
 
