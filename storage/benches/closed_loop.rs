@@ -167,6 +167,7 @@ struct Load<'a> {
     progress: Receiver<()>,
     payload: Bytes,
     topics: Vec<Box<str>>,
+    client_ids: Vec<Box<str>>,
     published: u64,
     acknowledged: u64,
     /// Lsn, publishes and the time of batches that are not durable.
@@ -203,6 +204,7 @@ impl<'a> Load<'a> {
             topics: (0..100)
                 .map(|publisher| format!("bench/publisher/{publisher}").into())
                 .collect(),
+            client_ids: (0..scenario.receivers).map(client_id).collect(),
             published: 0,
             acknowledged: 0,
             waiting: VecDeque::new(),
@@ -261,7 +263,9 @@ impl<'a> Load<'a> {
             });
             let owners = (first..first + self.scenario.owners)
                 .map(|receiver| OwnerEntry {
-                    owner: Owner::Session(client_id(receiver % self.scenario.receivers)),
+                    owner: Owner::Session(
+                        self.client_ids[receiver % self.scenario.receivers].clone(),
+                    ),
                     qos: QoS::AtLeastOnce,
                     retain: false,
                     subscription_identifiers: Vec::new(),
@@ -272,7 +276,7 @@ impl<'a> Load<'a> {
                 // Far fewer are in flight than there are ids.
                 self.next_packet_id = self.next_packet_id % u16::MAX + 1;
                 operations.push(Operation::AssignPacketId {
-                    client_id: client_id(first % self.scenario.receivers),
+                    client_id: self.client_ids[first % self.scenario.receivers].clone(),
                     message_id,
                     packet_id: self.next_packet_id,
                 });
@@ -284,7 +288,9 @@ impl<'a> Load<'a> {
                 let first = usize::try_from(message_id).unwrap_or(0);
                 operations.extend((first..first + self.scenario.owners).map(|receiver| {
                     Operation::Dequeue {
-                        owner: Owner::Session(client_id(receiver % self.scenario.receivers)),
+                        owner: Owner::Session(
+                            self.client_ids[receiver % self.scenario.receivers].clone(),
+                        ),
                         message_id,
                     }
                 }));

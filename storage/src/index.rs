@@ -134,8 +134,11 @@ struct Changed {
 pub(crate) struct Changes {
     pub(crate) arena: Vec<u8>,
     pub(crate) store: Range<usize>,
-    pub(crate) messages: Vec<(u64, Option<Range<usize>>)>,
-    pub(crate) cursors: Vec<(u64, Option<Range<usize>>)>,
+    /// Messages that go, by id, before those of `messages` come; an id may be in both.
+    pub(crate) removed: Vec<MessageId>,
+    /// New messages, by id.
+    pub(crate) messages: Vec<(MessageId, Range<usize>)>,
+    pub(crate) cursors: Vec<(OwnerNumber, Range<usize>)>,
     pub(crate) sessions: Vec<KeyedChange>,
     pub(crate) groups: Vec<KeyedChange>,
     pub(crate) blocks: Vec<KeyedChange>,
@@ -244,24 +247,18 @@ impl Index {
         let mut changes = Changes {
             arena: changed.arena,
             dropped: changed.dropped,
+            removed: changed.removed,
             sessions: keyed(changed.sessions, |key| key.into_boxed_bytes()),
             groups: keyed(changed.groups, Vec::into_boxed_slice),
             subscriptions: keyed(changed.subscriptions, Vec::into_boxed_slice),
             retained: keyed(changed.retained, |key| key.into_boxed_bytes()),
             ..Changes::default()
         };
+        changes.removed.sort_unstable();
         changes
             .messages
-            .extend(changed.removed.into_iter().map(|id| (id, None)));
-        changes.messages.extend(
-            self.fresh
-                .iter()
-                .map(|(id, range)| (*id, Some(range.clone()))),
-        );
-        // An id may be removed and stored again: the removal first, then the row.
-        changes
-            .messages
-            .sort_unstable_by_key(|(id, range)| (*id, range.is_some()));
+            .extend(self.fresh.iter().map(|(id, range)| (*id, range.clone())));
+        changes.messages.sort_unstable_by_key(|(id, _)| *id);
         self.take_owner_changes(
             &mut changes,
             changed.owners,
@@ -293,7 +290,7 @@ impl Index {
                 next: state.queue.next,
             };
             let range = put(arena, |arena| cursor.write(arena, state.owner.owner));
-            changes.cursors.push((state.owner.owner, Some(range)));
+            changes.cursors.push((state.owner.owner, range));
         }
         changes.cursors.sort_unstable_by_key(|(owner, _)| *owner);
 

@@ -9,14 +9,14 @@
 //! a failed commit the handle is dropped, and the database is opened and read again.
 
 use std::io;
-use std::ops::Range;
+use std::ops::{Bound, Range};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use ::redb::{
-    Builder, CommitError, Database, DatabaseError, ReadTransaction, ReadableDatabase,
+    Builder, CommitError, CursorError, Database, DatabaseError, ReadTransaction, ReadableDatabase,
     ReadableTable, StorageBackend, StorageError as RedbStorageError, TableDefinition, TableError,
     TransactionError, WriteTransaction,
 };
@@ -404,7 +404,7 @@ impl Store {
             let operations = operations.unwrap_or_else(|| index.operations() + OPERATIONS_SKIPPED);
             index.set_operations(operations);
             let mut changes = index.take_changes();
-            changes.messages = orphans.into_iter().map(|orphan| (orphan, None)).collect();
+            changes.removed = orphans;
             // Proves that the disk takes a commit, too.
             write(&database, &changes)?;
             index.committed(changes);
@@ -623,8 +623,9 @@ fn create_tables(transaction: &WriteTransaction) -> Result<(), StorageError> {
 fn write(database: &Database, changes: &Changes) -> Result<(), StorageError> {
     let transaction = database.begin_write().map_err(transaction_error)?;
     let arena = changes.arena.as_slice();
-    write_numbered(&transaction, MESSAGES, &changes.messages, arena)?;
-    write_numbered(&transaction, CURSORS, &changes.cursors, arena)?;
+    remove_messages(&transaction, &changes.removed)?;
+    insert_messages(&transaction, &changes.messages, arena)?;
+    write_cursors(&transaction, &changes.cursors, arena)?;
     for (table, rows) in [
         (SESSIONS, &changes.sessions),
         (GROUPS, &changes.groups),
@@ -646,22 +647,86 @@ fn write(database: &Database, changes: &Changes) -> Result<(), StorageError> {
     commit(transaction)
 }
 
-fn write_numbered(
+/// Removes rows that mostly lie side by side: message ids are given in order, and acknowledged about in order. Going
+/// through a stretch of them costs a third of looking each one up.
+fn remove_messages(
     transaction: &WriteTransaction,
-    table: TableDefinition<'_, u64, &'static [u8]>,
-    rows: &[(u64, Option<Range<usize>>)],
+    removed: &[MessageId],
+) -> Result<(), StorageError> {
+    if removed.is_empty() {
+        return Ok(());
+    }
+    let mut table = transaction.open_table(MESSAGES).map_err(table_error)?;
+    for stretch in removed.chunk_by(|one, next| next - one <= STRETCH_GAP_MAX) {
+        let [first, .., last] = stretch else {
+            for message_id in stretch {
+                table.remove(*message_id).map_err(storage_error)?;
+            }
+            continue;
+        };
+        let mut rest = stretch;
+        table
+            .retain_in(*first..=*last, |message_id, _| {
+                while let Some((next, behind)) = rest.split_first()
+                    && *next < message_id
+                {
+                    rest = behind;
+                }
+                rest.first() != Some(&message_id)
+            })
+            .map_err(storage_error)?;
+    }
+    Ok(())
+}
+
+/// Inserts rows that mostly belong behind all others, where they are packed page by page.
+fn insert_messages(
+    transaction: &WriteTransaction,
+    rows: &[(MessageId, Range<usize>)],
     arena: &[u8],
 ) -> Result<(), StorageError> {
     if rows.is_empty() {
         return Ok(());
     }
-    let mut table = transaction.open_table(table).map_err(table_error)?;
-    for (key, range) in rows {
-        match range {
-            Some(range) => table.insert(*key, slice(arena, range)).map(drop),
-            None => table.remove(*key).map(drop),
-        }
+    let mut table = transaction.open_table(MESSAGES).map_err(table_error)?;
+    let last = table
+        .last()
+        .map_err(storage_error)?
+        .map_or(0, |(last, _)| last.value());
+    let (among, behind) = rows.split_at(rows.partition_point(|(id, _)| *id <= last));
+    for (message_id, range) in among {
+        table
+            .insert(*message_id, slice(arena, range))
+            .map_err(storage_error)?;
+    }
+    let mut end = table
+        .upper_bound_mut(Bound::<u64>::Unbounded)
         .map_err(storage_error)?;
+    for (message_id, range) in behind {
+        end.insert_before(*message_id, slice(arena, range))
+            .map_err(|error| match error {
+                CursorError::Storage(error) => storage_error(error),
+                other => StorageError::Failed {
+                    reason: other.to_string().into(),
+                },
+            })?;
+    }
+    end.close().map_err(storage_error)
+}
+
+fn write_cursors(
+    transaction: &WriteTransaction,
+    rows: &[(OwnerNumber, Range<usize>)],
+    arena: &[u8],
+) -> Result<(), StorageError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let mut table = transaction.open_table(CURSORS).map_err(table_error)?;
+    for (owner, range) in rows {
+        table
+            .insert(*owner, slice(arena, range))
+            .map_err(storage_error)?;
     }
     Ok(())
 }
@@ -962,5 +1027,7 @@ const REDB_MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
 const OPERATIONS_SKIPPED: u64 = 1 << 26;
 /// Operations after which the lock on the index is given to readers once.
 const FOLD_OPERATIONS_MAX: usize = 4096;
+/// Ids between two that are removed, up to which the way over the rows between them is shorter than a look-up.
+const STRETCH_GAP_MAX: u64 = 32;
 /// Messages that are read at once where a whole queue is.
 const PAGE: usize = 256;
