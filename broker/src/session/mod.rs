@@ -173,6 +173,12 @@ impl Session {
         self.link.is_some()
     }
 
+    pub fn is_member(&self, group: GroupId) -> bool {
+        self.subscriptions
+            .values()
+            .any(|subscription| subscription.group == Some(group))
+    }
+
     /// Messages that wait, in flight or not.
     pub fn queued_messages(&self) -> usize {
         self.queue.len() + self.inflight.len()

@@ -12,7 +12,6 @@ use crate::exchange::delivery::Route;
 use crate::exchange::shared::{Assignment, Offer, ShareGroup};
 use crate::identity::Origin;
 use crate::message::MessageRef;
-use crate::session::Session;
 use crate::session::deliver::Grant;
 
 impl Shard {
@@ -112,12 +111,12 @@ impl Shard {
     ) -> Vec<Assignment> {
         let exchange = Arc::clone(&self.shared.exchange);
         let id = assignment.session;
-        let online = self
+        let is_there = self
             .sessions
             .get(id.slot, id.generation)
-            .is_some_and(Session::is_online);
-        if !online {
-            // It went while the message was on its way; the group knows already and takes it back.
+            .is_some_and(|session| session.is_online() && session.is_member(assignment.group));
+        if !is_there {
+            // It went, or left the group, while the message was on its way; the group knows already and takes it back.
             let returned = std::iter::once(Arc::clone(&assignment.message))
                 .filter(|_| assignment.qos > QoS::AtMostOnce);
             return exchange

@@ -382,8 +382,12 @@ impl Shard {
         self.sinks.frames.turn_bytes = 0;
         self.sinks.share_unsent(&self.shared);
         self.give_groups_their_turn(now);
-        self.append_batch();
+        let is_appended = self.append_batch();
         self.release_durable(now);
+        if !is_appended {
+            // Another shard must not finish with a message before the journal has it: its mail waits with the batch.
+            return;
+        }
         for to in 0..self.outgoing.len() {
             let mail = &mut self.outgoing[to];
             let to = ShardId::try_from(to).unwrap_or(ShardId::MAX);

@@ -110,27 +110,29 @@ impl Shard {
         }
     }
 
-    /// Hands this turn's batch to the journal.
-    pub(super) fn append_batch(&mut self) {
+    /// Hands this turn's batch to the journal. False: it was not taken and goes with the next turn.
+    pub(super) fn append_batch(&mut self) -> bool {
         let Some(journal) = &self.shared.journal else {
-            return;
+            return true;
         };
         for (session, packet_id) in std::mem::take(&mut self.sinks.journal.held) {
             self.waiting
                 .push_back((self.sinks.journal.ticket, Waiting::Held(session, packet_id)));
         }
         if self.sinks.journal.batch.is_empty() {
-            return;
+            return true;
         }
         match journal.append(self.sinks.journal.take_batch()) {
             Ok(lsn) => {
                 self.tickets.push_back((self.sinks.journal.ticket, lsn));
                 self.sinks.journal.ticket += 1;
+                true
             }
             Err(full) => {
                 // Nothing of it was taken: it goes again with the next turn, in front. What waits for it goes on waiting.
                 self.sinks.journal.batch = full.batch.0;
                 self.sinks.counters.journal_refused += 1;
+                false
             }
         }
     }

@@ -50,8 +50,11 @@ pub fn restore_groups_and_retained(
             last = last.max(message.message_id);
         }
     })?;
-    exchange.continue_message_ids_after(last);
     checkpoint.scan(Table::Queues, &mut |record| {
+        // Also of an exchange past its PUBREC, whose message is not kept any more.
+        if let Record::Queued { queued, .. } = &record {
+            last = last.max(queued.message_id);
+        }
         if let Record::Queued {
             owner:
                 Owner::Group {
@@ -65,7 +68,9 @@ pub fn restore_groups_and_retained(
             let group = exchange.group(&share_name, &topic_filter);
             group.restore(Arc::clone(message), &exchange.totals);
         }
-    })
+    })?;
+    exchange.continue_message_ids_after(last);
+    Ok(())
 }
 
 impl Shard {

@@ -293,9 +293,12 @@ impl Shard {
         if let Some(group_id) = subscription.group {
             self.return_to_groups(now, id, Some(group_id));
             if let Some(group) = exchange.group_by_id(group_id) {
+                let was_resumable = group.is_resumable();
                 let given = group.gone(id, true, std::iter::empty(), &exchange.totals);
                 self.carry_out(now, given);
-                if exchange.remove_group_if_empty(&group) {
+                // Without a member that can come back nothing of it is to outlive the process.
+                let is_over = was_resumable && !group.is_resumable();
+                if exchange.remove_group_if_empty(&group) || is_over {
                     self.sinks.journal.push(Operation::DeleteGroup {
                         share_name: group.share_name.clone(),
                         topic_filter: group.topic_filter.clone(),
