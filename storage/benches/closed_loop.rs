@@ -167,7 +167,7 @@ struct Load<'a> {
     progress: Receiver<()>,
     payload: Bytes,
     topics: Vec<Box<str>>,
-    client_ids: Vec<Box<str>>,
+    client_ids: Vec<Arc<str>>,
     published: u64,
     acknowledged: u64,
     /// Lsn, publishes and the time of batches that are not durable.
@@ -300,7 +300,7 @@ impl<'a> Load<'a> {
     }
 }
 
-fn client_id(receiver: usize) -> Box<str> {
+fn client_id(receiver: usize) -> Arc<str> {
     format!("receiver-{receiver}").into()
 }
 

@@ -116,7 +116,7 @@ fn fill(directory: &Path, messages: u64, sessions: u64) -> Result<(), Box<dyn Er
     Ok(())
 }
 
-fn client_id(session: u64) -> Box<str> {
+fn client_id(session: u64) -> Arc<str> {
     format!("receiver-{session}").into()
 }
 

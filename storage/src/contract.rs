@@ -124,7 +124,7 @@ pub fn check_integrity(checkpoint: &impl Checkpoint) {
         };
         if let Owner::Session(client_id) = &owner {
             assert!(
-                sessions.contains(client_id),
+                sessions.contains(&**client_id),
                 "a queue without its session {client_id}"
             );
         }

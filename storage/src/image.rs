@@ -335,7 +335,7 @@ impl Image {
     /// A session's queue needs the session; a group exists by its queue.
     fn may_own(&self, owner: &Owner) -> bool {
         match owner {
-            Owner::Session(client_id) => self.sessions.contains_key(client_id),
+            Owner::Session(client_id) => self.sessions.contains_key(&**client_id),
             Owner::Group { .. } => true,
         }
     }

@@ -21,6 +21,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 
@@ -36,7 +37,7 @@ use crate::record::{
 pub(crate) struct Index {
     slots: Vec<Option<OwnerState>>,
     free: Vec<Slot>,
-    sessions: HashMap<Box<str>, Slot>,
+    sessions: HashMap<Arc<str>, Slot>,
     groups: HashMap<Owner, Slot>,
     messages: HashMap<MessageId, Held>,
     next_owner: OwnerNumber,
@@ -400,7 +401,7 @@ impl Index {
             .iter()
             .filter_map(|(client_id, slot)| {
                 let state = slot_ref(&self.slots, *slot)?;
-                Some((client_id.clone(), state.owner.owner))
+                Some(((&**client_id).into(), state.owner.owner))
             })
             .collect();
         sessions.sort_unstable();
@@ -503,19 +504,19 @@ impl Index {
                 .flat_map(|(group, words)| bits_of(*group, words))
                 .collect();
             if !packet_ids.is_empty() {
-                received.push((client_id.clone(), packet_ids));
+                received.push(((&**client_id).into(), packet_ids));
             }
         }
         received.sort_unstable();
         received
     }
 
-    fn put_session(&mut self, client_id: &str, session: &SessionRecord) {
-        let slot = match self.sessions.get(client_id) {
+    fn put_session(&mut self, client_id: &Arc<str>, session: &SessionRecord) {
+        let slot = match self.sessions.get(&**client_id) {
             Some(slot) => *slot,
             None => {
-                let slot = self.create_owner(Owner::session(client_id));
-                self.sessions.insert(client_id.into(), slot);
+                let slot = self.create_owner(Owner::Session(Arc::clone(client_id)));
+                self.sessions.insert(Arc::clone(client_id), slot);
                 slot
             }
         };
@@ -526,7 +527,9 @@ impl Index {
         let range = self.changed.put(|arena| {
             record::write_session(arena, client_id.as_bytes(), owner, session);
         });
-        self.changed.sessions.insert(client_id.into(), Some(range));
+        self.changed
+            .sessions
+            .insert((&**client_id).into(), Some(range));
     }
 
     fn delete_session(&mut self, client_id: &str) {
@@ -592,7 +595,7 @@ impl Index {
 
     fn slot_of(&self, owner: &Owner) -> Option<Slot> {
         match owner {
-            Owner::Session(client_id) => self.sessions.get(client_id).copied(),
+            Owner::Session(client_id) => self.sessions.get(&**client_id).copied(),
             Owner::Group { .. } => self.groups.get(owner).copied(),
         }
     }

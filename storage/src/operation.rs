@@ -1,6 +1,7 @@
 //! The vocabulary of the store: one [`Operation`] for each thing that happens to a session, a queue or a retained message.
 //!
 //! Operations are plain values, so that a batch of them can be logged, replayed, compared, or sent to another machine.
+//! Client ids are shared, for one client id is in many operations of one turn.
 //! They are facts, not requests: the rooms above have decided already, and an engine refuses none of them. What an
 //! operation means is defined by [`Image::fold`](crate::Image::fold).
 //!
@@ -26,12 +27,12 @@ pub type MessageId = u64;
 pub enum Operation {
     /// Creates the session, or replaces its record and leaves everything else that belongs to it.
     PutSession {
-        client_id: Box<str>,
+        client_id: Arc<str>,
         session: SessionRecord,
     },
     /// Drops the session with its subscriptions, its queue and its in-flight state.
     DeleteSession {
-        client_id: Box<str>,
+        client_id: Arc<str>,
     },
     /// `topic_filter` is as subscribed, with `$share/` and the share name.
     PutSubscription {
@@ -51,13 +52,13 @@ pub enum Operation {
     },
     /// The message is about to be sent, or was sent, to the subscriber under this packet id (QoS 1 and 2).
     AssignPacketId {
-        client_id: Box<str>,
+        client_id: Arc<str>,
         message_id: MessageId,
         packet_id: u16,
     },
     /// The subscriber's PUBREC came: the packet id stays in use until the `Dequeue`, the message is not needed any more.
     Pubrec {
-        client_id: Box<str>,
+        client_id: Arc<str>,
         packet_id: u16,
     },
     /// The owner is done with the message: PUBACK or PUBCOMP came, or it expired or was dropped. Frees its packet id.
@@ -75,12 +76,12 @@ pub enum Operation {
     },
     /// A QoS 2 PUBLISH was accepted from this client; a repeat of it is answered, not published.
     ReceivedQos2 {
-        client_id: Box<str>,
+        client_id: Arc<str>,
         packet_id: u16,
     },
     /// Its PUBREL came.
     ReleaseQos2 {
-        client_id: Box<str>,
+        client_id: Arc<str>,
         packet_id: u16,
     },
     /// Replaces what was retained for the topic.
@@ -103,7 +104,7 @@ pub enum Operation {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Owner {
     /// The client id.
-    Session(Box<str>),
+    Session(Arc<str>),
     /// `topic_filter` is without `$share/` and the share name.
     Group {
         share_name: Box<str>,

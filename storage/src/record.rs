@@ -372,7 +372,7 @@ impl MovedRecord {
         let came_from = reader.option(|reader| {
             let number = reader.varint()?;
             let owner = match reader.u8()? {
-                0 => Owner::Session(reader.text()?),
+                0 => Owner::Session(reader.text()?.into()),
                 1 => Owner::Group {
                     share_name: reader.text()?,
                     topic_filter: reader.text()?,

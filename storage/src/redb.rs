@@ -801,7 +801,7 @@ fn load(transaction: &ReadTransaction) -> Result<(Index, Vec<MessageId>), Storag
     index.load_store(&store);
     each_row(transaction, SESSIONS, |key, row| {
         let (owner, _) = record::read_session(key, row)?;
-        let name = Owner::Session(record::text(key)?);
+        let name = Owner::Session(record::text(key)?.into());
         known(index.load_owner(owner, name, &mut by_number))
     })?;
     each_row(transaction, GROUPS, |key, row| {
