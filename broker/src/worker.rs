@@ -243,6 +243,10 @@ async fn obey(worker: Rc<RefCell<Worker>>, mut orders: mpsc::UnboundedReceiver<O
                     let now = worker.now();
                     // The wills of the other shards' clients.
                     worker.shard.collect_mail(now);
+                    if worker.shard.is_turn_full() {
+                        // More mail may come before the flusher has its turn; what is unsent is only counted at the end of one.
+                        worker.flush();
+                    }
                     worker.shard.shut_down(now);
                     worker.after_input();
                 }
