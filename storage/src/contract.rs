@@ -216,7 +216,21 @@ pub fn check_same(checkpoint: &impl Checkpoint, model: &Image, context: &str) {
         snapshot(engine_records(checkpoint)),
         snapshot(image_records(model)),
     );
-    assert_eq!(stored, expected, "{context}");
+    if stored == expected {
+        return;
+    }
+    let brief = |records: &[Record], without: &[Record]| -> Vec<String> {
+        let only = records.iter().filter(|record| !without.contains(record));
+        only.map(|record| format!("{record:?}").chars().take(300).collect())
+            .collect()
+    };
+    panic!(
+        "{context}: {} records are stored, {} expected\nonly stored: {:#?}\nonly expected: {:#?}",
+        stored.len(),
+        expected.len(),
+        brief(&stored, &expected),
+        brief(&expected, &stored),
+    );
 }
 
 fn engine_records(checkpoint: &impl Checkpoint) -> Vec<Record> {

@@ -19,18 +19,23 @@
 //! The lock around the index is held while operations are folded, never while the medium works. So the index may be
 //! ahead of the disk: what is `fresh` is not there yet, and is not shown to readers.
 
-use std::collections::{BTreeMap, VecDeque};
+mod changes;
+mod load;
+mod queue;
+
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use self::changes::Changed;
+pub(crate) use self::changes::{Changes, KeyedChange};
+pub(crate) use self::load::ByNumber;
+use self::queue::Queue;
 use crate::checkpoint::Sequence;
 use crate::operation::{ClockRecord, MessageId, Operation, Owner, OwnerEntry, SessionRecord};
-use crate::record::{
-    self, BLOCK_NUMBERS, BlockRecord, CursorRecord, FlightRecord, MovedRecord, OwnerNumber,
-    OwnerRecord, StoreRecord,
-};
+use crate::record::{self, FlightRecord, MovedRecord, OwnerNumber, OwnerRecord, StoreRecord};
 
 /// Owners, their queues, and the messages they need.
 #[derive(Debug, Default)]
@@ -64,38 +69,6 @@ struct OwnerState {
     changed: bool,
 }
 
-#[derive(Debug, Default)]
-struct Queue {
-    head: u64,
-    next: u64,
-    /// Listed entries above `head`, ascending; a message id of 0 is a gap.
-    entries: VecDeque<Listed>,
-    gaps: usize,
-    /// Out of order: by block, a bit for each number that is done.
-    done: BTreeMap<u64, u64>,
-    /// By number.
-    flights: BTreeMap<u64, FlightRecord>,
-    packet_ids: BTreeMap<u16, u64>,
-    next_order: u64,
-    rare: Option<Box<Rare>>,
-}
-
-/// What most queues never have.
-#[derive(Debug, Default)]
-struct Rare {
-    /// By number.
-    moved: BTreeMap<u64, MovedRecord>,
-    moved_numbers: BTreeMap<MessageId, u64>,
-    /// Messages past their PUBREC.
-    released: BTreeMap<MessageId, u64>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Listed {
-    number: u64,
-    message_id: MessageId,
-}
-
 /// Who needs a message. It goes when nobody does.
 #[derive(Debug)]
 enum Held {
@@ -113,45 +86,6 @@ struct Shared {
     /// As in the message's row, by slot. An owner that is gone may still be among them.
     listed: Box<[(Slot, u64)]>,
 }
-
-/// What has to be written, by what has changed.
-#[derive(Debug, Default)]
-struct Changed {
-    arena: Vec<u8>,
-    removed: Vec<MessageId>,
-    sessions: BTreeMap<Box<str>, Option<Range<usize>>>,
-    groups: BTreeMap<Vec<u8>, Option<Range<usize>>>,
-    subscriptions: BTreeMap<Vec<u8>, Option<Range<usize>>>,
-    retained: BTreeMap<Box<str>, Option<Range<usize>>>,
-    owners: Vec<Slot>,
-    blocks: Vec<(Slot, u64)>,
-    moved: Vec<(Slot, u64)>,
-    received: Vec<(Slot, u8)>,
-    dropped: Vec<OwnerNumber>,
-}
-
-/// The rows that make the disk agree with the index. `None` is a row to remove.
-#[derive(Debug, Default)]
-pub(crate) struct Changes {
-    pub(crate) arena: Vec<u8>,
-    pub(crate) store: Range<usize>,
-    /// Messages that go, by id, before those of `messages` come; an id may be in both.
-    pub(crate) removed: Vec<MessageId>,
-    /// New messages, by id.
-    pub(crate) messages: Vec<(MessageId, Range<usize>)>,
-    pub(crate) cursors: Vec<(OwnerNumber, Range<usize>)>,
-    pub(crate) sessions: Vec<KeyedChange>,
-    pub(crate) groups: Vec<KeyedChange>,
-    pub(crate) blocks: Vec<KeyedChange>,
-    pub(crate) moved: Vec<KeyedChange>,
-    pub(crate) subscriptions: Vec<KeyedChange>,
-    pub(crate) received: Vec<KeyedChange>,
-    pub(crate) retained: Vec<KeyedChange>,
-    /// Owners whose rows go, in every table that has rows by owner.
-    pub(crate) dropped: Vec<OwnerNumber>,
-}
-
-pub(crate) type KeyedChange = (Box<[u8]>, Option<Range<usize>>);
 
 /// One entry of a queue, as far as it is known without the disk.
 #[derive(Clone, Debug)]
@@ -239,116 +173,6 @@ impl Index {
                 }
             }
             Operation::PutClock(clock) => self.clock = Some(*clock),
-        }
-    }
-
-    /// Everything that has changed since the last call, as rows. Until [`Self::committed`], new messages are not shown.
-    pub(crate) fn take_changes(&mut self) -> Changes {
-        let changed = std::mem::take(&mut self.changed);
-        let mut changes = Changes {
-            arena: changed.arena,
-            dropped: changed.dropped,
-            removed: changed.removed,
-            sessions: keyed(changed.sessions, |key| key.into_boxed_bytes()),
-            groups: keyed(changed.groups, Vec::into_boxed_slice),
-            subscriptions: keyed(changed.subscriptions, Vec::into_boxed_slice),
-            retained: keyed(changed.retained, |key| key.into_boxed_bytes()),
-            ..Changes::default()
-        };
-        changes.removed.sort_unstable();
-        changes
-            .messages
-            .extend(self.fresh.iter().map(|(id, range)| (*id, range.clone())));
-        changes.messages.sort_unstable_by_key(|(id, _)| *id);
-        self.take_owner_changes(
-            &mut changes,
-            changed.owners,
-            changed.blocks,
-            changed.moved,
-            changed.received,
-        );
-        let store = self.store_record();
-        changes.store = put(&mut changes.arena, |arena| store.write(arena));
-        changes
-    }
-
-    fn take_owner_changes(
-        &mut self,
-        changes: &mut Changes,
-        owners: Vec<Slot>,
-        mut blocks: Vec<(Slot, u64)>,
-        mut moved: Vec<(Slot, u64)>,
-        mut received: Vec<(Slot, u8)>,
-    ) {
-        let arena = &mut changes.arena;
-        for slot in owners {
-            let Some(state) = slot_mut(&mut self.slots, slot).filter(|state| state.changed) else {
-                continue;
-            };
-            state.changed = false;
-            let cursor = CursorRecord {
-                head: state.queue.head,
-                next: state.queue.next,
-            };
-            let range = put(arena, |arena| cursor.write(arena, state.owner.owner));
-            changes.cursors.push((state.owner.owner, range));
-        }
-        changes.cursors.sort_unstable_by_key(|(owner, _)| *owner);
-
-        blocks.sort_unstable();
-        blocks.dedup();
-        for (slot, block) in blocks {
-            let Some(state) = slot_ref(&self.slots, slot) else {
-                continue;
-            };
-            let key = record::owned_key(state.owner.owner, block);
-            let queue = &state.queue;
-            let done = queue.done_bits(block);
-            let mut flights = queue.flights_of(block).peekable();
-            let range = (done != 0 || flights.peek().is_some()).then(|| {
-                put(arena, |arena| {
-                    record::write_block(arena, &key, done, flights)
-                })
-            });
-            changes.blocks.push((Box::new(key), range));
-        }
-        changes.blocks.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-
-        moved.sort_unstable();
-        moved.dedup();
-        for (slot, number) in moved {
-            let Some(state) = slot_ref(&self.slots, slot) else {
-                continue;
-            };
-            let key = record::owned_key(state.owner.owner, number);
-            let entry = state.queue.moved(number);
-            let range = entry.map(|entry| put(arena, |arena| entry.write(arena, &key)));
-            changes.moved.push((Box::new(key), range));
-        }
-        changes.moved.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-
-        received.sort_unstable();
-        received.dedup();
-        for (slot, group) in received {
-            let Some(state) = slot_ref(&self.slots, slot) else {
-                continue;
-            };
-            let key = record::owned_key(state.owner.owner, u64::from(group));
-            let bits = state.received.get(&group);
-            let range =
-                bits.map(|bits| put(arena, |arena| record::write_received(arena, &key, bits)));
-            changes.received.push((Box::new(key), range));
-        }
-        changes.received.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-    }
-
-    /// The changes are on disk. Takes them back, for their memory.
-    pub(crate) fn committed(&mut self, changes: Changes) {
-        self.fresh.clear();
-        let mut arena = changes.arena;
-        if arena.capacity() <= ARENA_KEPT_BYTES && self.changed.arena.is_empty() {
-            arena.clear();
-            self.changed.arena = arena;
         }
     }
 
@@ -910,194 +734,6 @@ impl Index {
     }
 }
 
-/// Reading the disk at a start: first the store, then owners, then what belongs to them, then messages, then `loaded`.
-impl Index {
-    pub(crate) fn load_store(&mut self, store: &StoreRecord) {
-        self.operations = store.operations;
-        self.next_owner = store.next_owner;
-        self.number_floor = store.number_floor;
-        self.message_id_max = store.message_id_max;
-        self.clock = store.clock;
-    }
-
-    pub(crate) fn load_owner(
-        &mut self,
-        owner: OwnerRecord,
-        name: Owner,
-        by_number: &mut ByNumber,
-    ) -> bool {
-        let slot = self.place_owner(owner, name.clone());
-        match name {
-            Owner::Session(client_id) => self.sessions.insert(client_id, slot),
-            Owner::Group { .. } => self.groups.insert(name, slot),
-        };
-        owner.owner <= self.next_owner && by_number.insert(owner.owner, slot).is_none()
-    }
-
-    /// These give false if the owner is not there.
-    pub(crate) fn load_cursor(
-        &mut self,
-        owner: OwnerNumber,
-        cursor: CursorRecord,
-        by_number: &ByNumber,
-    ) -> bool {
-        self.load(owner, by_number, |state| {
-            state.queue.head = state.queue.head.max(cursor.head);
-            state.queue.saw(cursor.next.saturating_sub(1));
-        })
-    }
-
-    pub(crate) fn load_block(
-        &mut self,
-        owner: OwnerNumber,
-        number: u64,
-        block: &BlockRecord,
-        by_number: &ByNumber,
-    ) -> bool {
-        self.load(owner, by_number, |state| {
-            let queue = &mut state.queue;
-            if block.done != 0 {
-                queue.done.insert(number, block.done);
-                let last = u64::from(block.done.ilog2());
-                queue.saw(number * BLOCK_NUMBERS + last);
-            }
-            for flight in &block.flights {
-                queue.saw(flight.number);
-                queue.next_order = queue.next_order.max(flight.order);
-                queue.packet_ids.insert(flight.packet_id, flight.number);
-                queue.flights.insert(flight.number, *flight);
-                if flight.released {
-                    let rare = queue.rare.get_or_insert_default();
-                    rare.released.insert(flight.message_id, flight.number);
-                }
-            }
-        })
-    }
-
-    pub(crate) fn load_moved(
-        &mut self,
-        owner: OwnerNumber,
-        number: u64,
-        entry: MovedRecord,
-        by_number: &ByNumber,
-        needed: &mut HashMap<MessageId, u32>,
-    ) -> bool {
-        *needed.entry(entry.message_id).or_default() += 1;
-        self.load(owner, by_number, |state| {
-            state.queue.saw(number);
-            let rare = state.queue.rare.get_or_insert_default();
-            rare.moved_numbers.insert(entry.message_id, number);
-            rare.moved.insert(number, entry);
-        })
-    }
-
-    pub(crate) fn load_received(
-        &mut self,
-        owner: OwnerNumber,
-        group: u8,
-        packet_ids: [u64; 4],
-        by_number: &ByNumber,
-    ) -> bool {
-        self.load(owner, by_number, |state| {
-            state.received.insert(group, packet_ids);
-        })
-    }
-
-    /// A message's row with what it lists. `listed` is emptied. Gives false if nobody needs the message.
-    pub(crate) fn load_message(
-        &mut self,
-        message_id: MessageId,
-        listed: &mut Vec<(OwnerNumber, u64)>,
-        by_number: &ByNumber,
-        needed: &mut HashMap<MessageId, u32>,
-    ) -> bool {
-        let elsewhere = if needed.is_empty() {
-            0
-        } else {
-            needed.remove(&message_id).unwrap_or(0)
-        };
-        let mut places: Vec<(Slot, u64)> = Vec::with_capacity(listed.len());
-        let mut live = 0;
-        for (owner, number) in listed.drain(..) {
-            let Some(slot) = by_number.get(&owner).copied() else {
-                continue;
-            };
-            let Some(state) = slot_mut(&mut self.slots, slot) else {
-                continue;
-            };
-            places.push((slot, number));
-            let queue = &mut state.queue;
-            queue.saw(number);
-            if !queue.is_done(number) {
-                queue.entries.push_back(Listed { number, message_id });
-                live += 1;
-            }
-        }
-        if live + elsewhere == 0 {
-            return false;
-        }
-        let held = match (places.as_slice(), elsewhere) {
-            ([(slot, number)], 0) => Held::One {
-                slot: *slot,
-                number: *number,
-            },
-            _ => {
-                places.sort_unstable();
-                Held::Many(Box::new(Shared {
-                    owners: live + elsewhere,
-                    listed: places.into_boxed_slice(),
-                }))
-            }
-        };
-        self.messages.insert(message_id, held);
-        true
-    }
-
-    /// Ends the loading; says what does not fit together.
-    pub(crate) fn loaded(&mut self) -> Result<(), String> {
-        let messages = &self.messages;
-        for state in self.slots.iter_mut().flatten() {
-            let queue = &mut state.queue;
-            if !queue.entries.iter().is_sorted_by_key(|entry| entry.number) {
-                queue
-                    .entries
-                    .make_contiguous()
-                    .sort_unstable_by_key(|entry| entry.number);
-            }
-            queue.head = queue
-                .entries
-                .front()
-                .map_or(queue.next, |entry| entry.number);
-            let mut missing = queue
-                .flights
-                .values()
-                .filter(|flight| !flight.released && !messages.contains_key(&flight.message_id));
-            if let Some(flight) = missing.next() {
-                return Err(format!(
-                    "message {} was sent and is not there",
-                    flight.message_id
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn load(
-        &mut self,
-        owner: OwnerNumber,
-        by_number: &ByNumber,
-        change: impl FnOnce(&mut OwnerState),
-    ) -> bool {
-        let state = by_number
-            .get(&owner)
-            .and_then(|slot| slot_mut(&mut self.slots, *slot));
-        state.map(change).is_some()
-    }
-}
-
-/// Owner numbers of the disk to slots; needed only while loading.
-pub(crate) type ByNumber = HashMap<OwnerNumber, Slot>;
-
 #[derive(Clone, Copy)]
 enum Found {
     Listed(u64),
@@ -1109,108 +745,6 @@ impl Found {
         match self {
             Self::Listed(number) | Self::Moved(number) => number,
         }
-    }
-}
-
-impl Queue {
-    fn is_empty(&self) -> bool {
-        self.entries.len() == self.gaps
-            && self.flights.is_empty()
-            && self.rare.as_ref().is_none_or(|rare| rare.moved.is_empty())
-    }
-
-    fn push(&mut self, message_id: MessageId) -> u64 {
-        let number = self.next;
-        self.next += 1;
-        if self.entries.is_empty() {
-            self.head = number;
-        }
-        self.entries.push_back(Listed { number, message_id });
-        number
-    }
-
-    /// A number that is in use or was.
-    fn saw(&mut self, number: u64) {
-        self.next = self.next.max(number.saturating_add(1));
-    }
-
-    fn position(&self, number: u64) -> Option<usize> {
-        let first = self.entries.front()?.number;
-        // Without gaps the distance of the numbers is the distance of the places.
-        let guess = usize::try_from(number.checked_sub(first)?).unwrap_or(usize::MAX);
-        match self.entries.get(guess) {
-            Some(entry) if entry.number == number => Some(guess),
-            _ => self
-                .entries
-                .binary_search_by_key(&number, |entry| entry.number)
-                .ok(),
-        }
-    }
-
-    /// Marks a listed number as done, and tells the blocks whose rows this changes.
-    fn finish(&mut self, number: u64, mut changed: impl FnMut(u64)) {
-        let Some(position) = self.position(number) else {
-            return;
-        };
-        if position > 0 {
-            if let Some(entry) = self.entries.get_mut(position) {
-                entry.message_id = 0;
-            }
-            self.gaps += 1;
-            let block = number / BLOCK_NUMBERS;
-            *self.done.entry(block).or_default() |= 1 << (number % BLOCK_NUMBERS);
-            changed(block);
-            if self.gaps > GAPS_KEPT && self.gaps > self.entries.len() / 2 {
-                self.entries.retain(|entry| entry.message_id != 0);
-                self.gaps = 0;
-            }
-            return;
-        }
-        self.entries.pop_front();
-        while let Some(entry) = self.entries.front()
-            && entry.message_id == 0
-        {
-            self.entries.pop_front();
-            self.gaps -= 1;
-        }
-        self.head = self.entries.front().map_or(self.next, |entry| entry.number);
-        while let Some((block, _)) = self.done.first_key_value()
-            && (block + 1) * BLOCK_NUMBERS <= self.head
-        {
-            changed(*block);
-            self.done.pop_first();
-        }
-    }
-
-    fn is_done(&self, number: u64) -> bool {
-        let block = self.done.get(&(number / BLOCK_NUMBERS));
-        number < self.head || block.is_some_and(|bits| bits & (1 << (number % BLOCK_NUMBERS)) != 0)
-    }
-
-    /// The bits of a block that the cursor does not say already.
-    fn done_bits(&self, block: u64) -> u64 {
-        let bits = self.done.get(&block).copied().unwrap_or(0);
-        let below = self.head.saturating_sub(block * BLOCK_NUMBERS);
-        if below >= BLOCK_NUMBERS {
-            0
-        } else {
-            bits & (u64::MAX << below)
-        }
-    }
-
-    fn flights_of(&self, block: u64) -> impl Iterator<Item = (&u64, &FlightRecord)> {
-        let first = block * BLOCK_NUMBERS;
-        self.flights.range(first..=first + (BLOCK_NUMBERS - 1))
-    }
-
-    fn moved(&self, number: u64) -> Option<&MovedRecord> {
-        self.rare.as_ref()?.moved.get(&number)
-    }
-
-    fn moved_from(&self, from: u64) -> impl Iterator<Item = (&u64, &MovedRecord)> {
-        self.rare
-            .iter()
-            .flat_map(move |rare| rare.moved.range(from..))
     }
 }
 
@@ -1271,41 +805,6 @@ impl MovedRecord {
     }
 }
 
-impl Changed {
-    fn put(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Range<usize> {
-        put(&mut self.arena, write)
-    }
-
-    fn owner(&mut self, slot: Slot, state: &mut OwnerState) {
-        if !state.changed {
-            state.changed = true;
-            self.owners.push(slot);
-        }
-    }
-
-    fn block(&mut self, slot: Slot, number: u64) {
-        let changed = (slot, number / BLOCK_NUMBERS);
-        if self.blocks.last() != Some(&changed) {
-            self.blocks.push(changed);
-        }
-    }
-}
-
-fn put(arena: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) -> Range<usize> {
-    let start = arena.len();
-    write(arena);
-    start..arena.len()
-}
-
-fn keyed<K>(
-    rows: BTreeMap<K, Option<Range<usize>>>,
-    key: impl Fn(K) -> Box<[u8]>,
-) -> Vec<KeyedChange> {
-    rows.into_iter()
-        .map(|(row, range)| (key(row), range))
-        .collect()
-}
-
 fn slot_ref(slots: &[Option<OwnerState>], slot: Slot) -> Option<&OwnerState> {
     slots.get(slot as usize)?.as_ref()
 }
@@ -1319,8 +818,3 @@ fn bits_of(group: u8, words: &[u64; 4]) -> impl Iterator<Item = u16> {
         .filter(|bit| words[usize::from(bit / 64)] & (1 << (bit % 64)) != 0)
         .map(move |bit| u16::from_be_bytes([group, bit]))
 }
-
-/// Gaps that are not worth closing.
-const GAPS_KEPT: usize = 64;
-/// A buffer that grew beyond this for one commit is given back.
-const ARENA_KEPT_BYTES: usize = 16 << 20;

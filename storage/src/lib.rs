@@ -8,11 +8,13 @@
 //! In walking order: `operation` is the vocabulary, `journal` and `checkpoint` are the two promises an engine makes,
 //! `image` is what operations add up to, `memory` is the engine that keeps both promises in memory,
 //! `contract` is the test suite that every engine must pass. The engine that keeps them on a disk: `record` is bytes, `index`
-//! is what it holds in memory of who owns what, `writer` is group commit, `redb` is the database, `disk` is the file below.
+//! is what it holds in memory of who owns what, `writer` is group commit, `disk` is the file, `redb` is the
+//! database in it, and `engine` joins them.
 
 mod checkpoint;
 pub mod contract;
 mod disk;
+mod engine;
 mod error;
 mod image;
 mod index;
@@ -25,6 +27,7 @@ mod writer;
 
 pub use checkpoint::{Checkpoint, QueuedMessage, QueuedState, Record, Sequence, Table};
 pub use disk::{Directory, Disk, DiskFile};
+pub use engine::{Options, RedbEngine};
 pub use error::StorageError;
 pub use image::Image;
 pub use journal::{Full, Journal, JournalStatus, Lsn, epoch, first_lsn_of, restore};
@@ -33,5 +36,4 @@ pub use operation::{
     Batch, ClockRecord, MessageId, Operation, Owner, OwnerEntry, SessionRecord, StoredMessage,
     SubscriptionRecord, WillRecord,
 };
-pub use redb::{Options, RedbEngine};
 pub use writer::{Counters, Durability, Progress};

@@ -1,212 +1,66 @@
-//! The engine that keeps its word on a disk: journal and checkpoint as one redb database.
+//! The database file: tables, transactions, and what goes wrong with them. The only file that knows redb.
 //!
-//! Comes in: batches. Goes out: a durable mark, and what the batches add up to. A batch is durable when the transaction is
-//! that holds what it changes, so there is nothing to replay at a start: [`Journal::recover`] visits nothing.
-//!
-//! The only file that knows redb. It knows nothing of queues (`index` does) and nothing of bytes (`record` does).
-//!
-//! At a start everything is read once, but payloads are not kept; a row that is not what was written ends the start. After
-//! a failed commit the handle is dropped, and the database is opened and read again.
+//! Comes in: the rows that a commit writes ([`Changes`]), and the places of a queue that is to be read. Goes out: rows as
+//! values, or one clear error. It knows nothing of what rows mean to each other (`index` does), and nothing of their bytes
+//! (`record` does).
 
 use std::io;
 use std::ops::{Bound, Range};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::sync::Arc;
 
 use ::redb::{
-    Builder, CommitError, CursorError, Database, DatabaseError, ReadTransaction, ReadableDatabase,
+    Builder, CommitError, CursorError, DatabaseError, ReadTransaction, ReadableDatabase,
     ReadableTable, StorageBackend, StorageError as RedbStorageError, TableDefinition, TableError,
     TransactionError, WriteTransaction,
 };
 use hashbrown::HashMap;
 
-use crate::checkpoint::{Checkpoint, QueuedMessage, QueuedState, Record, Sequence, Table};
-use crate::disk::{Directory, Disk, DiskFile};
+use crate::checkpoint::{QueuedMessage, QueuedState, Record};
+use crate::disk::{Disk, DiskFile};
+use crate::engine::Options;
 use crate::error::StorageError;
 use crate::index::{ByNumber, Changes, Index, KeyedChange, Place};
-use crate::journal::{Journal, JournalStatus, Lsn, first_lsn_of};
-use crate::operation::{Batch, ClockRecord, MessageId, Operation, Owner, SessionRecord};
+use crate::operation::{MessageId, Owner, SessionRecord};
 use crate::record::{
     self, BLOCK_NUMBERS, Broken, CursorRecord, MessageRow, MovedRecord, OwnerNumber, StoreRecord,
 };
-use crate::writer::{Counters, Durability, Medium, Progress, Writer};
+use crate::writer::Durability;
 
-/// A journal and a checkpoint in one file. Shared by all shards behind an `Arc`.
+/// An open database. After a failed `write` it is of no use any more.
 #[derive(Debug)]
-pub struct RedbEngine {
-    // The writer first: it is dropped first, and lets go of the store.
-    writer: Writer,
-    store: Arc<Store>,
-}
+pub(crate) struct Database(::redb::Database);
 
-/// How a store is kept.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    pub durability: Durability,
-    /// Bytes of batches that may wait to become durable; above it `append` gives `Full`.
-    pub pending_bytes_max: u64,
-    /// Bytes of the file that are held in memory.
-    pub cache_bytes: usize,
-    /// How long after a failure the store is opened again; twice as long after each further one, up to two seconds.
-    pub reopen_delay: Duration,
-}
+/// The database as it was at one moment, whatever is written meanwhile.
+pub(crate) struct Snapshot(ReadTransaction);
 
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            durability: Durability::Synced,
-            pending_bytes_max: 64 << 20,
-            cache_bytes: 64 << 20,
-            reopen_delay: Duration::from_millis(100),
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Store {
-    disk: Box<dyn Disk>,
-    options: Options,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    index: Index,
-    /// `None` from a failed commit until the database is open again.
-    database: Option<Arc<Database>>,
-}
-
-impl RedbEngine {
-    /// Opens the store in the directory, or makes one there if there is none.
-    pub fn open(directory: &Path, options: Options) -> Result<Arc<Self>, StorageError> {
-        Self::open_on(Box::new(Directory::lock(directory)?), options).map(Arc::new)
+impl Database {
+    /// Opens the store's file, or makes it if there is none.
+    pub(crate) fn open_or_create(disk: &dyn Disk, options: &Options) -> Result<Self, StorageError> {
+        guard("opening", || open_or_create(disk, options).map(Self))
     }
 
-    /// Opens the store on a disk of the caller's.
-    pub fn open_on(disk: Box<dyn Disk>, options: Options) -> Result<Self, StorageError> {
-        let store = Arc::new(Store {
-            disk,
-            options,
-            state: Mutex::new(State::default()),
-        });
-        store.open(None)?;
-        let operations = store.lock().index.operations();
-        let writer =
-            Writer::start(Box::new(Arc::clone(&store)), operations, &options).map_err(|error| {
-                StorageError::Failed {
-                    reason: error.to_string().into(),
-                }
-            })?;
-        Ok(Self { writer, store })
-    }
-
-    /// Registers a call for whenever the durable mark or the state has moved. It is made by the writer's thread and must
-    /// not block.
-    pub fn on_progress(&self, progress: Progress) {
-        self.writer.on_progress(progress);
-    }
-
-    /// The highest message id that was ever stored; ids are given above it.
-    pub fn message_id_max(&self) -> MessageId {
-        self.store.lock().index.message_id_max()
-    }
-
-    /// Both clocks at the last commit that carried them.
-    pub fn clock(&self) -> Option<ClockRecord> {
-        self.store.lock().index.clock()
-    }
-
-    pub fn counters(&self) -> Counters {
-        self.writer.counters()
-    }
-
-    /// What messages call the store.
-    pub fn path(&self) -> Box<str> {
-        self.store.disk.path()
-    }
-
-    /// Returns when nothing is pending, or the medium has failed.
-    pub fn flush(&self) {
-        self.writer.flush();
-    }
-
-    /// For tests: from here on nothing above `upto` becomes durable. Returns when everything up to it is.
-    pub fn hold(&self, upto: Lsn) {
-        self.writer.hold(upto);
-    }
-
-    /// For tests: undoes `hold`.
-    pub fn release(&self) {
-        self.writer.release();
-    }
-
-    /// For tests: stops as a killed process does, without what is pending.
-    pub fn abandon(&self) {
-        self.writer.abandon();
-    }
-
-    /// Reads everything there is, and names what is wrong with it. Ends at what cannot be read at all.
-    pub fn check(&self) -> Result<Vec<String>, StorageError> {
-        let (database, expected) = {
-            let state = self.store.lock();
-            (state.read()?, state.index.store_record())
-        };
-        let mut found = Vec::new();
+    pub(crate) fn read(&self) -> Result<Snapshot, StorageError> {
         guard("reading", || {
-            let (index, orphans) = load(&database)?;
-            for orphan in orphans {
-                found.push(format!("message {orphan} belongs to nobody"));
-            }
-            let read = index.store_record();
-            if (read.messages, read.sessions) != (expected.messages, expected.sessions) {
-                found.push(format!(
-                    "{} messages and {} sessions are stored, {} and {} are known",
-                    read.messages, read.sessions, expected.messages, expected.sessions
-                ));
-            }
-            Ok(())
-        })?;
-        for table in [Table::Retained, Table::Subscriptions] {
-            self.scan(table, &mut |_| {})?;
-        }
-        Ok(found)
-    }
-}
-
-impl Journal for RedbEngine {
-    fn append(&self, batch: Batch) -> Result<Lsn, crate::Full> {
-        self.writer.append(batch)
-    }
-
-    fn status(&self) -> JournalStatus {
-        self.writer.status()
-    }
-
-    fn recover(&mut self, _visit: &mut dyn FnMut(Lsn, Operation)) -> Result<(), StorageError> {
-        Ok(())
-    }
-
-    fn trim(&mut self, _upto: Lsn) {}
-}
-
-impl Checkpoint for RedbEngine {
-    /// What is durable has been applied; what is not cannot be applied but by `append`.
-    fn apply(&mut self, _operations: &[Operation], upto: Lsn) -> Result<(), StorageError> {
-        let known = self.writer.operations();
-        if upto & (first_lsn_of(1, 0) - 1) <= known {
-            return Ok(());
-        }
-        Err(StorageError::Failed {
-            reason: "operations of another journal cannot be applied here".into(),
+            self.0.begin_read().map(Snapshot).map_err(transaction_error)
         })
     }
 
-    fn session(&self, client_id: &str) -> Result<Option<SessionRecord>, StorageError> {
-        let transaction = self.store.lock().read()?;
+    /// Writes what has changed in one transaction. When it returns, the disk has it.
+    pub(crate) fn write(&self, changes: &Changes) -> Result<(), StorageError> {
+        guard("writing", || write(&self.0, changes))
+    }
+}
+
+impl Snapshot {
+    /// Reads the whole store, except what is retained and subscribed. Gives messages that nobody needs, too.
+    pub(crate) fn load(&self) -> Result<(Index, Vec<MessageId>), StorageError> {
+        guard("reading", || load(&self.0))
+    }
+
+    pub(crate) fn session(&self, client_id: &str) -> Result<Option<SessionRecord>, StorageError> {
         guard("reading", || {
-            let table = transaction.open_table(SESSIONS).map_err(table_error)?;
+            let table = self.0.open_table(SESSIONS).map_err(table_error)?;
             let key = client_id.as_bytes();
             let Some(row) = table.get(key).map_err(storage_error)? else {
                 return Ok(None);
@@ -217,88 +71,55 @@ impl Checkpoint for RedbEngine {
         })
     }
 
-    fn queue(
+    /// The messages at these places of the queue of the owner with this number.
+    pub(crate) fn queued(
         &self,
-        owner: &Owner,
-        after: Sequence,
-        limit: usize,
+        owner: OwnerNumber,
+        places: Vec<Place>,
     ) -> Result<Vec<QueuedMessage>, StorageError> {
-        let (transaction, number, places) = {
-            let state = self.store.lock();
-            let (number, places) = state.index.places(owner, after, limit);
-            if places.is_empty() {
-                state.available()?;
-                return Ok(Vec::new());
-            }
-            (state.read()?, number, places)
-        };
+        if places.is_empty() {
+            return Ok(Vec::new());
+        }
         guard("reading", || {
-            let table = transaction.open_table(MESSAGES).map_err(table_error)?;
+            let table = self.0.open_table(MESSAGES).map_err(table_error)?;
             places
                 .into_iter()
-                .map(|place| read_place(&table, number, place))
+                .map(|place| read_place(&table, owner, place))
                 .collect()
         })
     }
 
-    fn scan(&self, table: Table, visit: &mut dyn FnMut(Record)) -> Result<(), StorageError> {
-        match table {
-            Table::Sessions => self.scan_rows(SESSIONS, |key, row| {
+    /// Visits every session, by client id.
+    pub(crate) fn sessions(&self, visit: &mut dyn FnMut(Record)) -> Result<(), StorageError> {
+        guard("reading", || {
+            each_row(&self.0, SESSIONS, |key, row| {
                 let client_id = record::text(key)?;
                 let (_, session) = record::read_session(key, row)?;
                 visit(Record::Session { client_id, session });
                 Ok(())
-            }),
-            Table::Retained => self.scan_rows(RETAINED, |key, row| {
-                let message = Arc::new(record::read_retained(key, row)?);
-                visit(Record::Retained { message });
-                Ok(())
-            }),
-            Table::Subscriptions => self.scan_subscriptions(visit),
-            Table::Queues => self.scan_queues(visit),
-            Table::ReceivedQos2 => {
-                let received = self.store.lock().index.received_qos2();
-                for (client_id, packet_ids) in received {
-                    for packet_id in packet_ids {
-                        let client_id = client_id.clone();
-                        visit(Record::ReceivedQos2 {
-                            client_id,
-                            packet_id,
-                        });
-                    }
-                }
-                Ok(())
-            }
-            Table::Messages => self.scan_messages(visit),
-            Table::Clock => {
-                if let Some(clock) = self.clock() {
-                    visit(Record::Clock(clock));
-                }
-                Ok(())
-            }
-        }
-    }
-}
-
-impl RedbEngine {
-    fn scan_rows(
-        &self,
-        definition: TableDefinition<'_, &'static [u8], &'static [u8]>,
-        mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), Broken>,
-    ) -> Result<(), StorageError> {
-        let transaction = self.store.lock().read()?;
-        guard("reading", || {
-            each_row(&transaction, definition, |key, row| visit(key, row))
+            })
         })
     }
 
-    fn scan_subscriptions(&self, visit: &mut dyn FnMut(Record)) -> Result<(), StorageError> {
-        let (transaction, sessions) = {
-            let state = self.store.lock();
-            (state.read()?, state.index.session_owners())
-        };
+    /// Visits every retained message, by topic.
+    pub(crate) fn retained(&self, visit: &mut dyn FnMut(Record)) -> Result<(), StorageError> {
         guard("reading", || {
-            let table = transaction.open_table(SUBSCRIPTIONS).map_err(table_error)?;
+            each_row(&self.0, RETAINED, |key, row| {
+                let message = Arc::new(record::read_retained(key, row)?);
+                visit(Record::Retained { message });
+                Ok(())
+            })
+        })
+    }
+
+    /// Visits the subscriptions of these sessions, in their order.
+    pub(crate) fn subscriptions(
+        &self,
+        sessions: Vec<(Box<str>, OwnerNumber)>,
+        visit: &mut dyn FnMut(Record),
+    ) -> Result<(), StorageError> {
+        guard("reading", || {
+            let table = self.0.open_table(SUBSCRIPTIONS).map_err(table_error)?;
             for (client_id, owner) in sessions {
                 let (from, to) = owner_range(owner);
                 let rows = table
@@ -322,30 +143,14 @@ impl RedbEngine {
         })
     }
 
-    fn scan_queues(&self, visit: &mut dyn FnMut(Record)) -> Result<(), StorageError> {
-        let owners = self.store.lock().index.queue_owners();
-        for owner in owners {
-            let mut after = 0;
-            loop {
-                let page = self.queue(&owner, after, PAGE)?;
-                let Some(last) = page.last() else { break };
-                after = last.sequence;
-                for queued in page {
-                    let owner = owner.clone();
-                    visit(Record::Queued { owner, queued });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn scan_messages(&self, visit: &mut dyn FnMut(Record)) -> Result<(), StorageError> {
-        let (transaction, messages) = {
-            let state = self.store.lock();
-            (state.read()?, state.index.stored_messages())
-        };
+    /// Visits these messages, each with the number of owners that need it.
+    pub(crate) fn messages(
+        &self,
+        messages: Vec<(MessageId, u32)>,
+        visit: &mut dyn FnMut(Record),
+    ) -> Result<(), StorageError> {
         guard("reading", || {
-            let table = transaction.open_table(MESSAGES).map_err(table_error)?;
+            let table = self.0.open_table(MESSAGES).map_err(table_error)?;
             for (message_id, owners) in messages {
                 let row = table
                     .get(message_id)
@@ -359,106 +164,6 @@ impl RedbEngine {
             }
             Ok(())
         })
-    }
-}
-
-impl State {
-    fn read(&self) -> Result<ReadTransaction, StorageError> {
-        let database = self.available()?;
-        guard("reading", || {
-            database.begin_read().map_err(transaction_error)
-        })
-    }
-
-    fn available(&self) -> Result<&Database, StorageError> {
-        self.database
-            .as_deref()
-            .ok_or_else(|| StorageError::Failed {
-                reason: "it is being opened again".into(),
-            })
-    }
-}
-
-impl Store {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic under the lock is one of the writer's thread, which gives up then, or of a caller's `Debug`.
-        self.state
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    fn close(&self) {
-        let closed = std::mem::take(&mut *self.lock());
-        // Closing a database that has failed may fail; what it could not write was promised to nobody.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(closed)));
-    }
-
-    /// Opens the database and reads it. With `operations`, they are those that the journal has counted; at a start, what
-    /// an earlier life may have given beyond what it wrote is left out.
-    fn open(&self, operations: Option<u64>) -> Result<(), StorageError> {
-        let (database, index) = guard("opening", || {
-            let database = open_or_create(&*self.disk, &self.options)?;
-            let read = database.begin_read().map_err(transaction_error)?;
-            let (mut index, orphans) = load(&read)?;
-            drop(read);
-            let operations = operations.unwrap_or_else(|| index.operations() + OPERATIONS_SKIPPED);
-            index.set_operations(operations);
-            let mut changes = index.take_changes();
-            changes.removed = orphans;
-            // Proves that the disk takes a commit, too.
-            write(&database, &changes)?;
-            index.committed(changes);
-            Ok((database, index))
-        })?;
-        let mut state = self.lock();
-        state.index = index;
-        state.database = Some(Arc::new(database));
-        Ok(())
-    }
-}
-
-impl Drop for Store {
-    fn drop(&mut self) {
-        self.close();
-    }
-}
-
-impl Medium for Arc<Store> {
-    fn commit(&mut self, batches: &[Batch], operations: u64) -> Result<(), StorageError> {
-        let (database, changes) = {
-            let mut state = self.lock();
-            let database = state.database.clone().ok_or_else(|| StorageError::Failed {
-                reason: "it is not open".into(),
-            })?;
-            let mut folded = 0;
-            for batch in batches {
-                for operation in &batch.0 {
-                    state.index.fold(operation);
-                }
-                folded += batch.len();
-                if folded > FOLD_OPERATIONS_MAX {
-                    // Whoever wants to read gets a chance.
-                    folded = 0;
-                    drop(state);
-                    state = self.lock();
-                }
-            }
-            state.index.set_operations(operations);
-            (database, state.index.take_changes())
-        };
-        let written = guard("writing", || write(&database, &changes));
-        drop(database);
-        match written {
-            Ok(()) => self.lock().index.committed(changes),
-            // The index is ahead of the disk for good.
-            Err(_) => self.close(),
-        }
-        written
-    }
-
-    fn reopen(&mut self, operations: u64) -> Result<(), StorageError> {
-        self.close();
-        self.open(Some(operations))
     }
 }
 
@@ -535,7 +240,7 @@ fn read_place(
     })
 }
 
-fn open_or_create(disk: &dyn Disk, options: &Options) -> Result<Database, StorageError> {
+fn open_or_create(disk: &dyn Disk, options: &Options) -> Result<::redb::Database, StorageError> {
     let file_error = |error: io::Error| StorageError::File {
         path: disk.path(),
         reason: error.to_string().into(),
@@ -561,7 +266,7 @@ fn open_file(
     disk: &dyn Disk,
     file: Box<dyn DiskFile>,
     options: &Options,
-) -> Result<Database, StorageError> {
+) -> Result<::redb::Database, StorageError> {
     let foreign = |why: &str| StorageError::Foreign {
         path: disk.path(),
         why: why.into(),
@@ -619,8 +324,7 @@ fn create_tables(transaction: &WriteTransaction) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Writes what has changed in one transaction. When it returns, the disk has it.
-fn write(database: &Database, changes: &Changes) -> Result<(), StorageError> {
+fn write(database: &::redb::Database, changes: &Changes) -> Result<(), StorageError> {
     let transaction = database.begin_write().map_err(transaction_error)?;
     let arena = changes.arena.as_slice();
     remove_messages(&transaction, &changes.removed)?;
@@ -786,7 +490,6 @@ fn commit(mut transaction: WriteTransaction) -> Result<(), StorageError> {
     })
 }
 
-/// Reads the whole store, except what is retained and subscribed. Gives messages that nobody needs, too.
 fn load(transaction: &ReadTransaction) -> Result<(Index, Vec<MessageId>), StorageError> {
     let store = {
         let table = transaction.open_table(STORE).map_err(table_error)?;
@@ -1023,11 +726,5 @@ const RETAINED: Rows = TableDefinition::new("retained");
 
 /// How a file of redb begins.
 const REDB_MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
-/// More operations than a journal can have given Lsns to without writing one of them: at 64 bytes each, 4 GiB pending.
-const OPERATIONS_SKIPPED: u64 = 1 << 26;
-/// Operations after which the lock on the index is given to readers once.
-const FOLD_OPERATIONS_MAX: usize = 4096;
 /// Ids between two that are removed, up to which the way over the rows between them is shorter than a look-up.
 const STRETCH_GAP_MAX: u64 = 32;
-/// Messages that are read at once where a whole queue is.
-const PAGE: usize = 256;

@@ -20,10 +20,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crate::engine::Options;
 use crate::error::StorageError;
 use crate::journal::{Full, JournalStatus, Lsn, epoch, first_lsn_of};
 use crate::operation::Batch;
-use crate::redb::Options;
 
 /// What a batch that is reported durable survives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

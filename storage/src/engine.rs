@@ -1,0 +1,378 @@
+//! The engine that keeps its word on a disk: journal and checkpoint in one database.
+//!
+//! Comes in: batches. Goes out: a durable mark, and what the batches add up to. A batch is durable when the transaction is
+//! that holds what it changes, so there is nothing to replay at a start: [`Journal::recover`] visits nothing.
+//!
+//! It joins four rooms: `writer` says when, `index` says what, `record` says in which bytes, `redb` puts it on the disk.
+//! At a start everything is read once, but payloads are not kept; a row that is not what was written ends the start. After
+//! a failed commit the handle is dropped, and the database is opened and read again.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use crate::checkpoint::{Checkpoint, QueuedMessage, Record, Sequence, Table};
+use crate::disk::{Directory, Disk};
+use crate::error::StorageError;
+use crate::index::Index;
+use crate::journal::{Journal, JournalStatus, Lsn, first_lsn_of};
+use crate::operation::{Batch, ClockRecord, MessageId, Operation, Owner, SessionRecord};
+use crate::redb::{Database, Snapshot};
+use crate::writer::{Counters, Durability, Medium, Progress, Writer};
+
+/// A journal and a checkpoint in one file. Shared by all shards behind an `Arc`.
+#[derive(Debug)]
+pub struct RedbEngine {
+    // The writer first: it is dropped first, and lets go of the store.
+    writer: Writer,
+    store: Arc<Store>,
+}
+
+/// How a store is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    pub durability: Durability,
+    /// Bytes of batches that may wait to become durable; above it `append` gives `Full`.
+    pub pending_bytes_max: u64,
+    /// Bytes of the file that are held in memory.
+    pub cache_bytes: usize,
+    /// How long after a failure the store is opened again; twice as long after each further one, up to two seconds.
+    pub reopen_delay: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            durability: Durability::Synced,
+            pending_bytes_max: 64 << 20,
+            cache_bytes: 64 << 20,
+            reopen_delay: Duration::from_millis(100),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Store {
+    disk: Box<dyn Disk>,
+    options: Options,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    index: Index,
+    /// `None` from a failed commit until the database is open again.
+    database: Option<Arc<Database>>,
+}
+
+impl RedbEngine {
+    /// Opens the store in the directory, or makes one there if there is none.
+    pub fn open(directory: &Path, options: Options) -> Result<Arc<Self>, StorageError> {
+        Self::open_on(Box::new(Directory::lock(directory)?), options).map(Arc::new)
+    }
+
+    /// Opens the store on a disk of the caller's.
+    pub fn open_on(disk: Box<dyn Disk>, options: Options) -> Result<Self, StorageError> {
+        let store = Arc::new(Store {
+            disk,
+            options,
+            state: Mutex::new(State::default()),
+        });
+        store.open(None)?;
+        let operations = store.lock().index.operations();
+        let writer =
+            Writer::start(Box::new(Arc::clone(&store)), operations, &options).map_err(|error| {
+                StorageError::Failed {
+                    reason: error.to_string().into(),
+                }
+            })?;
+        Ok(Self { writer, store })
+    }
+
+    /// Registers a call for whenever the durable mark or the state has moved. It is made by the writer's thread and must
+    /// not block.
+    pub fn on_progress(&self, progress: Progress) {
+        self.writer.on_progress(progress);
+    }
+
+    /// The highest message id that was ever stored; ids are given above it.
+    pub fn message_id_max(&self) -> MessageId {
+        self.store.lock().index.message_id_max()
+    }
+
+    /// Both clocks at the last commit that carried them.
+    pub fn clock(&self) -> Option<ClockRecord> {
+        self.store.lock().index.clock()
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.writer.counters()
+    }
+
+    /// What messages call the store.
+    pub fn path(&self) -> Box<str> {
+        self.store.disk.path()
+    }
+
+    /// Returns when nothing is pending, or the medium has failed.
+    pub fn flush(&self) {
+        self.writer.flush();
+    }
+
+    /// For tests: from here on nothing above `upto` becomes durable. Returns when everything up to it is.
+    pub fn hold(&self, upto: Lsn) {
+        self.writer.hold(upto);
+    }
+
+    /// For tests: undoes `hold`.
+    pub fn release(&self) {
+        self.writer.release();
+    }
+
+    /// For tests: stops as a killed process does, without what is pending.
+    pub fn abandon(&self) {
+        self.writer.abandon();
+    }
+
+    /// Reads everything there is, and names what is wrong with it. Ends at what cannot be read at all.
+    pub fn check(&self) -> Result<Vec<String>, StorageError> {
+        let (snapshot, expected) = {
+            let state = self.store.lock();
+            (state.read()?, state.index.store_record())
+        };
+        let (index, orphans) = snapshot.load()?;
+        let mut found: Vec<String> = orphans
+            .iter()
+            .map(|orphan| format!("message {orphan} belongs to nobody"))
+            .collect();
+        let read = index.store_record();
+        if (read.messages, read.sessions) != (expected.messages, expected.sessions) {
+            found.push(format!(
+                "{} messages and {} sessions are stored, {} and {} are known",
+                read.messages, read.sessions, expected.messages, expected.sessions
+            ));
+        }
+        for table in [Table::Retained, Table::Subscriptions] {
+            self.scan(table, &mut |_| {})?;
+        }
+        Ok(found)
+    }
+}
+
+impl Journal for RedbEngine {
+    fn append(&self, batch: Batch) -> Result<Lsn, crate::Full> {
+        self.writer.append(batch)
+    }
+
+    fn status(&self) -> JournalStatus {
+        self.writer.status()
+    }
+
+    fn recover(&mut self, _visit: &mut dyn FnMut(Lsn, Operation)) -> Result<(), StorageError> {
+        Ok(())
+    }
+
+    fn trim(&mut self, _upto: Lsn) {}
+}
+
+impl Checkpoint for RedbEngine {
+    /// What is durable has been applied; what is not cannot be applied but by `append`.
+    fn apply(&mut self, _operations: &[Operation], upto: Lsn) -> Result<(), StorageError> {
+        let known = self.writer.operations();
+        if upto & (first_lsn_of(1, 0) - 1) <= known {
+            return Ok(());
+        }
+        Err(StorageError::Failed {
+            reason: "operations of another journal cannot be applied here".into(),
+        })
+    }
+
+    fn session(&self, client_id: &str) -> Result<Option<SessionRecord>, StorageError> {
+        let snapshot = self.store.lock().read()?;
+        snapshot.session(client_id)
+    }
+
+    fn queue(
+        &self,
+        owner: &Owner,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<Vec<QueuedMessage>, StorageError> {
+        let (snapshot, number, places) = {
+            let state = self.store.lock();
+            let snapshot = state.read()?;
+            let (number, places) = state.index.places(owner, after, limit);
+            (snapshot, number, places)
+        };
+        snapshot.queued(number, places)
+    }
+
+    fn scan(&self, table: Table, visit: &mut dyn FnMut(Record)) -> Result<(), StorageError> {
+        let state = self.store.lock();
+        let snapshot = state.read()?;
+        // The lock is let go before anything is visited, so that `visit` may call the store.
+        match table {
+            Table::Sessions => {
+                drop(state);
+                snapshot.sessions(visit)
+            }
+            Table::Retained => {
+                drop(state);
+                snapshot.retained(visit)
+            }
+            Table::Subscriptions => {
+                let sessions = state.index.session_owners();
+                drop(state);
+                snapshot.subscriptions(sessions, visit)
+            }
+            Table::Messages => {
+                let messages = state.index.stored_messages();
+                drop(state);
+                snapshot.messages(messages, visit)
+            }
+            Table::Queues => {
+                let owners = state.index.queue_owners();
+                drop(state);
+                self.scan_queues(owners, visit)
+            }
+            Table::ReceivedQos2 => {
+                let received = state.index.received_qos2();
+                drop(state);
+                for (client_id, packet_ids) in received {
+                    for packet_id in packet_ids {
+                        let client_id = client_id.clone();
+                        visit(Record::ReceivedQos2 {
+                            client_id,
+                            packet_id,
+                        });
+                    }
+                }
+                Ok(())
+            }
+            Table::Clock => {
+                let clock = state.index.clock();
+                drop(state);
+                clock.into_iter().map(Record::Clock).for_each(visit);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl RedbEngine {
+    fn scan_queues(
+        &self,
+        owners: Vec<Owner>,
+        visit: &mut dyn FnMut(Record),
+    ) -> Result<(), StorageError> {
+        for owner in owners {
+            let mut after = 0;
+            loop {
+                let page = self.queue(&owner, after, PAGE)?;
+                let Some(last) = page.last() else { break };
+                after = last.sequence;
+                for queued in page {
+                    let owner = owner.clone();
+                    visit(Record::Queued { owner, queued });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// The database as it is on the disk at this moment.
+    fn read(&self) -> Result<Snapshot, StorageError> {
+        let database = self.database.as_ref().ok_or_else(|| StorageError::Failed {
+            reason: "it is being opened again".into(),
+        })?;
+        database.read()
+    }
+}
+
+impl Store {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock is one of the writer's thread, which gives up then, or of a caller's `Debug`.
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn close(&self) {
+        let closed = std::mem::take(&mut *self.lock());
+        // Closing a database that has failed may fail; what it could not write was promised to nobody.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(closed)));
+    }
+
+    /// Opens the database and reads it. With `operations`, they are those that the journal has counted; at a start, what
+    /// an earlier life may have given beyond what it wrote is left out.
+    fn open(&self, operations: Option<u64>) -> Result<(), StorageError> {
+        let database = Database::open_or_create(&*self.disk, &self.options)?;
+        let (mut index, orphans) = database.read()?.load()?;
+        let operations = operations.unwrap_or_else(|| index.operations() + OPERATIONS_SKIPPED);
+        index.set_operations(operations);
+        let mut changes = index.take_changes();
+        changes.removed = orphans;
+        // Proves that the disk takes a commit, too.
+        database.write(&changes)?;
+        index.committed(changes);
+        let mut state = self.lock();
+        state.index = index;
+        state.database = Some(Arc::new(database));
+        Ok(())
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Medium for Arc<Store> {
+    fn commit(&mut self, batches: &[Batch], operations: u64) -> Result<(), StorageError> {
+        let (database, changes) = {
+            let mut state = self.lock();
+            let database = state.database.clone().ok_or_else(|| StorageError::Failed {
+                reason: "it is not open".into(),
+            })?;
+            let mut folded = 0;
+            for batch in batches {
+                for operation in &batch.0 {
+                    state.index.fold(operation);
+                }
+                folded += batch.len();
+                if folded > FOLD_OPERATIONS_MAX {
+                    // Whoever wants to read gets a chance.
+                    folded = 0;
+                    drop(state);
+                    state = self.lock();
+                }
+            }
+            state.index.set_operations(operations);
+            (database, state.index.take_changes())
+        };
+        let written = database.write(&changes);
+        drop(database);
+        match written {
+            Ok(()) => self.lock().index.committed(changes),
+            // The index is ahead of the disk for good.
+            Err(_) => self.close(),
+        }
+        written
+    }
+
+    fn reopen(&mut self, operations: u64) -> Result<(), StorageError> {
+        self.close();
+        self.open(Some(operations))
+    }
+}
+
+/// More operations than a journal can have given Lsns to without writing one of them: at 64 bytes each, 4 GiB pending.
+const OPERATIONS_SKIPPED: u64 = 1 << 26;
+/// Operations after which the lock on the index is given to readers once.
+const FOLD_OPERATIONS_MAX: usize = 4096;
+/// Messages that are read at once where a whole queue is.
+const PAGE: usize = 256;
