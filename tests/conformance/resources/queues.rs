@@ -366,7 +366,7 @@ fn shards_that_wait_for_each_other_deliver_everything_in_order() {
         .drain(..)
         .map(|mut client| {
             std::thread::spawn(move || {
-                client.set_timeout(Duration::from_secs(10));
+                client.set_timeout(Duration::from_secs(30));
                 let mut next = [0_usize; PUBLISHERS];
                 for _ in 0..PUBLISHERS * MESSAGES {
                     let packet = client.receive_packet();
@@ -384,7 +384,7 @@ fn shards_that_wait_for_each_other_deliver_everything_in_order() {
             let payload = payload.clone();
             std::thread::spawn(move || {
                 let mut client = Client::open_at(address);
-                client.set_timeout(Duration::from_secs(10));
+                client.set_timeout(Duration::from_secs(30));
                 client.send(&Connect::v4(format!("publisher-{publisher}")).bytes());
                 client.expect("20 02 00 00");
                 for number in 0..MESSAGES {
