@@ -84,6 +84,23 @@ fn v3_mqtt_3_1_2_5_qos_1_and_2_are_stored_for_the_absent() {
 }
 
 /// [v3 MQTT-3.1.4-3]: it discards what was, and is not there afterwards.
+/// Payloads of a size that is shared between receivers.
+#[test]
+fn what_waited_comes_each_with_its_own_payload() {
+    let (one, two) = ("1".repeat(1500), "2".repeat(1500));
+    check(&format!(
+        "a connect v4 clean=0
+         a > 82 m1 s'{{t}}' 01
+         a < 90 m1 01
+         a drop
+         p connect v4
+         p => 32 s'{{t}}' m1 '{one}' ; 32 s'{{t}}' m2 '{two}'
+         a connect v4 clean=0 present=1
+         a < 32 s'{{t}}' $a '{one}'
+         a < 32 s'{{t}}' $b '{two}'"
+    ));
+}
+
 #[test]
 fn v3_mqtt_3_1_2_6_clean_session_1_starts_anew_and_leaves_nothing() {
     check(
