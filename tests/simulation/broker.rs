@@ -362,8 +362,14 @@ impl Broker {
             }
             Received::Move { home, unread } => {
                 log(|| format!("shard {} sends link {link} home to shard {home}", end.shard));
-                debug_assert!(end.unread.is_empty(), "CONNECT is read at once");
-                let behind = self.take_inputs_of(link);
+                let waited = end.unread.drain(..);
+                let mut behind: Vec<Input> =
+                    waited.map(|piece| Input::Bytes { link, piece }).collect();
+                let closed = end.closed;
+                behind.extend(self.take_inputs_of(link));
+                if closed {
+                    behind.push(Input::Closed { link });
+                }
                 effects.push(Effect::Move {
                     link,
                     home,
