@@ -16,7 +16,8 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// What messages call the place.
     fn path(&self) -> Box<str>;
 
-    /// Opens the store's file; `None` if there is none.
+    /// Opens the store's file; `None` if there is none. A file that is given here is there after a power cut, too: the sync of
+    /// the `publish` that made it may have failed.
     fn open(&self) -> io::Result<Option<Box<dyn DiskFile>>>;
 
     /// Makes an empty file under a temporary name. What a failed attempt left there is lost.
@@ -95,7 +96,10 @@ impl Disk for Directory {
 
     fn open(&self) -> io::Result<Option<Box<dyn DiskFile>>> {
         match OpenOptions::new().read(true).write(true).open(self.file()) {
-            Ok(file) => Ok(Some(Box::new(file))),
+            Ok(file) => {
+                sync_directory(&self.path)?;
+                Ok(Some(Box::new(file)))
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }

@@ -5,14 +5,14 @@
 //! (`record` does).
 
 use std::io;
-use std::ops::{Bound, Range};
+use std::ops::{Bound, Deref, Range};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use ::redb::{
     Builder, CommitError, CursorError, DatabaseError, ReadTransaction, ReadableDatabase,
-    ReadableTable, StorageBackend, StorageError as RedbStorageError, TableDefinition, TableError,
-    TransactionError, WriteTransaction,
+    ReadableTable, ReadableTableMetadata, StorageBackend, StorageError as RedbStorageError,
+    TableDefinition, TableError, TableHandle, TransactionError, WriteTransaction,
 };
 use hashbrown::HashMap;
 
@@ -29,20 +29,25 @@ use crate::writer::Durability;
 
 /// An open database. After a failed `write` it is of no use any more.
 #[derive(Debug)]
-pub(crate) struct Database(::redb::Database);
+pub(crate) struct Database(Guarded<::redb::Database>);
 
 /// The database as it was at one moment, whatever is written meanwhile.
-pub(crate) struct Snapshot(ReadTransaction);
+pub(crate) struct Snapshot(Guarded<ReadTransaction>);
 
 impl Database {
     /// Opens the store's file, or makes it if there is none.
     pub(crate) fn open_or_create(disk: &dyn Disk, options: &Options) -> Result<Self, StorageError> {
-        guard("opening", || open_or_create(disk, options).map(Self))
+        guard("opening", || {
+            open_or_create(disk, options).map(|database| Self(Guarded(Some(database))))
+        })
     }
 
     pub(crate) fn read(&self) -> Result<Snapshot, StorageError> {
         guard("reading", || {
-            self.0.begin_read().map(Snapshot).map_err(transaction_error)
+            self.0
+                .begin_read()
+                .map(|transaction| Snapshot(Guarded(Some(transaction))))
+                .map_err(transaction_error)
         })
     }
 
@@ -53,7 +58,7 @@ impl Database {
 }
 
 impl Snapshot {
-    /// Reads the whole store, except what is retained and subscribed. Gives messages that nobody needs, too.
+    /// Reads the whole store. Gives messages that nobody needs, too.
     pub(crate) fn load(&self) -> Result<(Index, Vec<MessageId>), StorageError> {
         guard("reading", || load(&self.0))
     }
@@ -284,19 +289,40 @@ fn open_file(
     if magic != REDB_MAGIC {
         return Err(foreign("it does not begin like one"));
     }
+    let not_ours = || foreign("it is a database of another program");
     let sync = options.durability != Durability::Written;
-    let database = Builder::new()
+    let mut database = Builder::new()
         .set_cache_size(options.cache_bytes)
         .create_with_backend(Backend { file, sync })
         .map_err(|error| database_error(disk, error))?;
-    let read = database.begin_read().map_err(transaction_error)?;
-    match read.open_table(STORE) {
-        Ok(_) => {}
-        Err(TableError::Storage(error)) => return Err(storage_error(error)),
-        Err(_) => return Err(foreign("it is a database of another program")),
+    let before = store_record(&database).map_err(|error| error.unwrap_or_else(not_ours))?;
+    // Looks at every page. What is wrong only with the list of free pages is put right: it can be told from the others.
+    database
+        .check_integrity()
+        .map_err(|error| database_error(disk, error))?;
+    let after = store_record(&database).map_err(|error| error.unwrap_or_else(not_ours))?;
+    if after != before {
+        return Err(StorageError::Corrupt {
+            what: "its last commit is damaged".into(),
+        });
     }
-    drop(read);
     Ok(database)
+}
+
+/// The row about the store. `None` is the error of a database that has none.
+fn store_record(database: &::redb::Database) -> Result<StoreRecord, Option<StorageError>> {
+    let read = database.begin_read().map_err(transaction_error)?;
+    let table = match read.open_table(STORE) {
+        Ok(table) => table,
+        Err(TableError::Storage(error)) => return Err(Some(storage_error(error))),
+        Err(_) => return Err(None),
+    };
+    let row = table.get(record::STORE_KEY).map_err(storage_error)?;
+    let row = row.ok_or_else(|| StorageError::Corrupt {
+        what: "the row about the store is missing".into(),
+    })?;
+    let record = StoreRecord::read(row.value()).map_err(|broken| corrupt("store", "", broken))?;
+    Ok(record)
 }
 
 /// Every table is there from the beginning, so that readers find it.
@@ -537,6 +563,20 @@ fn load(transaction: &ReadTransaction) -> Result<(Index, Vec<MessageId>), Storag
         let packet_ids = record::read_received(key, row)?;
         known(index.load_received(owner, group, packet_ids, &by_number))
     })?;
+    each_row(transaction, SUBSCRIPTIONS, |key, row| {
+        let (owner, _) = record::read_owned_text_key(key)?;
+        record::read_subscription(key, row)?;
+        known(by_number.contains_key(&owner))
+    })?;
+    each_row(transaction, RETAINED, |key, row| {
+        record::read_retained(key, row).map(drop)
+    })?;
+    {
+        // One of the two counts may be damaged; room for the larger one is not to be had then.
+        let table = transaction.open_table(MESSAGES).map_err(table_error)?;
+        let rows = table.len().map_err(storage_error)?;
+        index.expect_messages(store.messages.min(rows));
+    }
     let mut orphans = Vec::new();
     let mut listed = Vec::new();
     each_numbered(transaction, MESSAGES, |message_id, row| {
@@ -565,35 +605,48 @@ fn load(transaction: &ReadTransaction) -> Result<(Index, Vec<MessageId>), Storag
     Ok((index, orphans))
 }
 
+/// Visits every row, and finds out whether some are missing.
 fn each_row(
     transaction: &ReadTransaction,
-    definition: TableDefinition<'_, &'static [u8], &'static [u8]>,
+    definition: Rows,
     mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), Broken>,
 ) -> Result<(), StorageError> {
+    let name = definition.name();
     let table = transaction.open_table(definition).map_err(table_error)?;
+    let mut rows = 0;
     for row in table.iter().map_err(storage_error)? {
         let (key, row) = row.map_err(storage_error)?;
-        visit(key.value(), row.value()).map_err(|broken| {
-            let key = key.value().escape_ascii();
-            corrupt(::redb::TableHandle::name(&definition), key, broken)
-        })?;
+        visit(key.value(), row.value())
+            .map_err(|broken| corrupt(name, key.value().escape_ascii(), broken))?;
+        rows += 1;
     }
-    Ok(())
+    complete(name, rows, table.len().map_err(storage_error)?)
 }
 
 fn each_numbered(
     transaction: &ReadTransaction,
-    definition: TableDefinition<'_, u64, &'static [u8]>,
+    definition: NumberedRows,
     mut visit: impl FnMut(u64, &[u8]) -> Result<(), Broken>,
 ) -> Result<(), StorageError> {
+    let name = definition.name();
     let table = transaction.open_table(definition).map_err(table_error)?;
+    let mut rows = 0;
     for row in table.iter().map_err(storage_error)? {
         let (key, row) = row.map_err(storage_error)?;
-        visit(key.value(), row.value()).map_err(|broken| {
-            corrupt(::redb::TableHandle::name(&definition), key.value(), broken)
-        })?;
+        visit(key.value(), row.value()).map_err(|broken| corrupt(name, key.value(), broken))?;
+        rows += 1;
     }
-    Ok(())
+    complete(name, rows, table.len().map_err(storage_error)?)
+}
+
+/// The table counts its rows apart from the pages that hold them.
+fn complete(table: &str, rows: u64, expected: u64) -> Result<(), StorageError> {
+    if rows == expected {
+        return Ok(());
+    }
+    Err(StorageError::Corrupt {
+        what: format!("{rows} rows of {table} are there, {expected} were written").into(),
+    })
 }
 
 /// A row of an owner that is not there.
@@ -678,6 +731,26 @@ fn database_error(disk: &dyn Disk, error: DatabaseError) -> StorageError {
         other => StorageError::Failed {
             reason: other.to_string().into(),
         },
+    }
+}
+
+/// Something of redb's that may assert while it is dropped, after its file was found to be damaged.
+#[derive(Debug)]
+struct Guarded<T>(Option<T>);
+
+impl<T> Deref for Guarded<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect("only dropping takes it")
+    }
+}
+
+impl<T> Drop for Guarded<T> {
+    fn drop(&mut self) {
+        let dropped = self.0.take();
+        // What could not be written on the way out was promised to nobody.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(dropped)));
     }
 }
 

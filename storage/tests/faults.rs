@@ -18,7 +18,9 @@ use support::{OnDisk, SimulatedDisk, number_from_environment};
 fn no_failed_operation_of_the_disk_makes_a_wrong_acknowledgement() {
     let stride = number_from_environment("FAULTS").unwrap_or(61);
     let mut failures = 0;
-    for operation in (1..).step_by(usize::try_from(stride).expect("a stride fits")) {
+    let stride = usize::try_from(stride).expect("a stride fits");
+    // Each one while the store is made and opened, for those are few and each is another case.
+    for operation in (1..OPENING).chain((OPENING..).step_by(stride)) {
         let disk = SimulatedDisk::new();
         disk.fail_at(operation);
         let script = Script::new(operation);
@@ -219,5 +221,7 @@ fn options() -> Options {
     }
 }
 
+/// Operations of the disk until a new store is open, and some more.
+const OPENING: u64 = 60;
 /// With six batches of two and a half operations each: a script of some 1,500 operations.
 const GROUPS: u64 = 100;

@@ -22,6 +22,12 @@ impl Index {
         self.clock = store.clock;
     }
 
+    /// Makes room for this many messages at once.
+    pub(crate) fn expect_messages(&mut self, messages: u64) {
+        self.messages
+            .reserve(usize::try_from(messages).unwrap_or(0));
+    }
+
     pub(crate) fn load_owner(
         &mut self,
         owner: OwnerRecord,

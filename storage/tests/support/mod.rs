@@ -35,6 +35,7 @@ struct State {
     names: BTreeMap<&'static str, usize>,
     durable_names: BTreeMap<&'static str, usize>,
     operations: u64,
+    syncs: u64,
     cut_at: Option<u64>,
     fail_at: Option<u64>,
     failed: bool,
@@ -97,6 +98,11 @@ impl SimulatedDisk {
     /// Operations of any kind so far.
     pub(crate) fn operations(&self) -> u64 {
         self.lock().operations
+    }
+
+    /// Syncs of files so far.
+    pub(crate) fn syncs(&self) -> u64 {
+        self.lock().syncs
     }
 
     /// The power goes before the operation that is this many from now on.
@@ -270,12 +276,15 @@ impl Disk for SimulatedDisk {
     fn open(&self) -> io::Result<Option<Box<dyn DiskFile>>> {
         let mut state = self.lock();
         state.step(false)?;
-        Ok(state.names.get(STORE).map(|file| {
-            Box::new(Handle {
-                disk: self.clone(),
-                file: *file,
-            }) as Box<dyn DiskFile>
-        }))
+        let Some(file) = state.names.get(STORE).copied() else {
+            return Ok(None);
+        };
+        state.step(true)?;
+        state.durable_names = state.names.clone();
+        Ok(Some(Box::new(Handle {
+            disk: self.clone(),
+            file,
+        })))
     }
 
     fn create(&self) -> io::Result<Box<dyn DiskFile>> {
@@ -371,6 +380,7 @@ impl DiskFile for Handle {
             let mut state = self.disk.lock();
             state.step(true)?;
             state.files[self.file].sync();
+            state.syncs += 1;
             state.sync_delay
         };
         if !delay.is_zero() {
