@@ -3,15 +3,19 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use bytes::Bytes;
+use nightjar_codec::QoS;
 use nightjar_storage::contract::{
     Random, Subject, World, check_same, checkpoint_contract, full_contract, journal_contract,
     random_contract,
 };
 use nightjar_storage::{
-    Batch, Checkpoint, Durability, Journal, JournalStatus, Operation, Options, StorageError,
+    Batch, Checkpoint, Durability, Image, Journal, JournalStatus, Operation, Options, Owner,
+    OwnerEntry, QueuedMessage, StorageError, StoredMessage,
 };
 use support::{OnDisk, SimulatedDisk};
 
@@ -140,4 +144,113 @@ fn message_ids_go_on_above_every_one_that_was_stored() {
     assert_eq!(subject.engine.message_id_max(), 1_000_001);
 }
 
+/// Long queues, worked off in any order: blocks come and go, cursors pass over what was done before, gaps are closed.
+#[test]
+fn long_queues_worked_off_out_of_order_come_back_as_they_were() {
+    for seed in 0..LONG_SEEDS {
+        let mut random = Random(seed);
+        let mut subject = OnDisk::new(Options::default());
+        let mut model = Image::new();
+        let owners = [
+            Owner::session("a"),
+            Owner::session("b"),
+            Owner::group("g", "t/+"),
+        ];
+        let mut setup = World::new();
+        let mut apply = |subject: &OnDisk, operations: Vec<Operation>| {
+            operations
+                .iter()
+                .for_each(|operation| model.fold(operation));
+            subject.append(Batch(operations)).unwrap();
+            model.clone()
+        };
+        apply(&subject, setup.queue_for("a", &mut random));
+        apply(&subject, setup.queue_for("b", &mut random));
+        // In what order messages leave: from the front, from the end, anywhere, or all but the first.
+        let order = seed % 4;
+        let mut packet_id = 0;
+        let mut next = 100;
+        for _ in 0..ROUNDS {
+            let mut operations = Vec::new();
+            for _ in 0..random.below(150) {
+                next += 1;
+                let to = owners.iter().filter(|_| random.below(3) > 0);
+                operations.push(enqueue(next, to));
+            }
+            let mut image = apply(&subject, operations);
+            for owner in &owners {
+                for _ in 0..random.below(130) {
+                    let queue: Vec<QueuedMessage> = image.queue(owner, 0).collect();
+                    let last = queue.len().saturating_sub(1);
+                    let place = match order {
+                        0 => 0,
+                        1 => last,
+                        2 => random.below(queue.len().max(1) as u64) as usize,
+                        _ => 1,
+                    };
+                    let Some(queued) = queue.get(place.min(last)) else {
+                        break;
+                    };
+                    let message_id = queued.message_id;
+                    let mut operations = Vec::new();
+                    if let Owner::Session(client_id) = owner
+                        && queued.state.packet_id().is_none()
+                        && random.below(3) == 0
+                    {
+                        packet_id += 1;
+                        let client_id = client_id.clone();
+                        operations.push(Operation::AssignPacketId {
+                            client_id: client_id.clone(),
+                            message_id,
+                            packet_id,
+                        });
+                        if random.below(2) == 0 {
+                            operations.push(Operation::Pubrec {
+                                client_id,
+                                packet_id,
+                            });
+                        }
+                    } else {
+                        let owner = owner.clone();
+                        operations.push(Operation::Dequeue { owner, message_id });
+                    }
+                    image = apply(&subject, operations);
+                }
+            }
+            subject.engine.flush();
+            if random.below(2) == 0 {
+                subject = subject.power_cut();
+            }
+            check_same(&subject, &image, &format!("seed {seed}"));
+        }
+        assert_eq!(subject.engine.check(), Ok(vec![]));
+    }
+}
+
+fn enqueue<'a>(message_id: u64, owners: impl Iterator<Item = &'a Owner>) -> Operation {
+    Operation::Enqueue {
+        message: Arc::new(StoredMessage {
+            message_id,
+            topic: "t/1".into(),
+            payload: message_id.to_string().into(),
+            properties: Bytes::new(),
+            qos: QoS::ExactlyOnce,
+            retain: false,
+            expires_at: None,
+            sequence: 0,
+            publisher: None,
+        }),
+        owners: owners
+            .map(|owner| OwnerEntry {
+                owner: owner.clone(),
+                qos: QoS::ExactlyOnce,
+                retain: false,
+                subscription_identifiers: vec![],
+            })
+            .collect(),
+    }
+}
+
 const SEEDS: u64 = 30;
+const LONG_SEEDS: u64 = 8;
+const ROUNDS: u64 = 12;
