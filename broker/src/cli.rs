@@ -7,8 +7,9 @@
 
 use crate::config::{self, ConfigError};
 use crate::settings::{LogLevel, Settings};
+use crate::store::StoreArguments;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgAction, Parser};
+use clap::{ArgAction, Parser, Subcommand};
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
@@ -19,6 +20,12 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
         Ok(arguments) => arguments,
         Err(error) => return explain(&error),
     };
+    if let Some(Command::Store(mut store)) = arguments.command {
+        // Before the command they mean the same.
+        store.data = store.data.or(arguments.data);
+        store.config_file = store.config_file.or(arguments.config_file);
+        return Ok(Invocation::Store(Box::new(store)));
+    }
     let ports = ports(&arguments.port)?;
     let mut start = Start {
         settings: Settings::default(),
@@ -36,6 +43,19 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
             ))),
             None => Err(CliError::NothingToTest),
         };
+    }
+    match (arguments.data, arguments.ephemeral) {
+        (Some(_), true) => return Err(CliError::KeepOrNot),
+        (Some(directory), false) => {
+            start.settings.persistence = true;
+            start.settings.data_directory = Some(directory);
+        }
+        (None, true) => start.settings.persistence = false,
+        // Mosquitto's quick start: several may run side by side.
+        (None, false) if start.config_file.is_none() && !ports.is_empty() => {
+            start.settings.persistence = false;
+        }
+        (None, false) => {}
     }
     if !ports.is_empty() {
         if start.settings.local_only {
@@ -59,6 +79,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
 pub enum Invocation {
     /// Serve until told to stop.
     Run(Box<Start>),
+    /// Work on a store and exit.
+    Store(Box<StoreArguments>),
     /// Write this to standard output and exit with 0.
     Print(String),
 }
@@ -122,11 +144,6 @@ pub fn describe_start(settings: &Settings) -> Vec<String> {
     } else if settings.allow_anonymous {
         lines.push("Anonymous access is allowed to everybody who can reach the listeners.".into());
     }
-    lines.push(
-        "Storage is in memory: sessions, queued and retained messages do not survive a restart, \
-         and an acknowledgement means that the message is in memory."
-            .into(),
-    );
     lines
 }
 
@@ -141,6 +158,7 @@ pub enum CliError {
     RepeatedPort(u16),
     TooManyPorts,
     NothingToTest,
+    KeepOrNot,
     Other(String),
     Config(ConfigError),
 }
@@ -166,6 +184,10 @@ impl fmt::Display for CliError {
                 "Only {PORTS_MAX} ports can be specified on the command line."
             ),
             Self::NothingToTest => write!(formatter, "--test-config needs -c FILE."),
+            Self::KeepOrNot => write!(
+                formatter,
+                "--data keeps what --ephemeral would forget; give one of them."
+            ),
             Self::Other(text) => formatter.write_str(text),
             Self::Config(error) => error.fmt(formatter),
         }
@@ -202,6 +224,15 @@ struct Arguments {
     #[arg(short = 'p', long, value_name = "N", action = ArgAction::Append)]
     port: Vec<String>,
 
+    /// Keep sessions, queued and retained messages in DIR; overrides FILE. Without it, and without
+    /// -p, they are kept where this platform keeps such things
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+
+    /// Keep nothing: all is gone when the process ends; overrides FILE. -p without FILE implies it
+    #[arg(long)]
+    ephemeral: bool,
+
     /// Log everything, every packet too; overrides FILE
     #[arg(short = 'v', long, overrides_with = "verbose")]
     verbose: bool,
@@ -217,6 +248,14 @@ struct Arguments {
     /// Print the version and exit
     #[arg(long, action = ArgAction::Version)]
     version: Option<bool>,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Store(StoreArguments),
 }
 
 fn ports(given: &[String]) -> Result<Vec<u16>, CliError> {
@@ -248,6 +287,17 @@ fn explain(error: &clap::Error) -> Result<Invocation, CliError> {
             return Ok(Invocation::Print(error.to_string()));
         }
         ErrorKind::UnknownArgument => CliError::UnknownOption(argument),
+        ErrorKind::InvalidSubcommand => match error.get(ContextKind::InvalidSubcommand) {
+            Some(ContextValue::String(word)) => CliError::UnknownOption(word.clone()),
+            _ => CliError::UnknownOption(argument),
+        },
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            CliError::Other("store: what to do is missing; nightjar store --help lists it.".into())
+        }
+        ErrorKind::MissingRequiredArgument => match error.get(ContextKind::InvalidArg) {
+            Some(ContextValue::Strings(missing)) => CliError::MissingValue(missing.join(" ")),
+            _ => CliError::MissingValue(argument),
+        },
         ErrorKind::InvalidValue => CliError::MissingValue(option.to_owned()),
         ErrorKind::ArgumentConflict => CliError::GivenTwice(option.to_owned()),
         _ => {
@@ -326,6 +376,29 @@ mod tests {
     }
 
     #[test]
+    fn a_bare_broker_keeps_everything_and_a_quick_start_nothing() {
+        assert!(run(&[]).settings.persistence);
+        assert_eq!(run(&[]).settings.data_directory, None);
+        assert!(!run(&["-p", "1884"]).settings.persistence);
+        assert!(!run(&["--ephemeral"]).settings.persistence);
+        let kept = run(&["-p", "1884", "--data", "d"]).settings;
+        assert!(kept.persistence);
+        assert_eq!(kept.data_directory.as_deref(), Some(Path::new("d")));
+        let both = refused(&["--data", "d", "--ephemeral"]);
+        assert!(both.contains("give one of them"), "{both}");
+        with_file("persistence = false\ndata_directory = \"a\"\n", |file| {
+            assert!(!run(&["-c", file]).settings.persistence);
+            let kept = run(&["-c", file, "--data", "b"]).settings;
+            assert!(kept.persistence);
+            assert_eq!(kept.data_directory.as_deref(), Some(Path::new("b")));
+        });
+        with_file("reason_strings = true\n", |file| {
+            assert!(run(&["-c", file, "-p", "1884"]).settings.persistence);
+            assert!(!run(&["-c", file, "--ephemeral"]).settings.persistence);
+        });
+    }
+
+    #[test]
     fn help_and_version_are_printed() {
         for argument in ["-h", "--help"] {
             let Ok(Invocation::Print(text)) = parsed(&[argument]) else {
@@ -334,6 +407,8 @@ mod tests {
             for option in [
                 "-c, --config-file <FILE>",
                 "-p, --port <N>",
+                "--data <DIR>",
+                "--ephemeral",
                 "-v",
                 "-q",
                 "--test-config",

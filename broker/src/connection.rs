@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use nightjar_storage::Durability;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::net::TcpStream;
@@ -24,6 +25,7 @@ pub(crate) struct Socket {
     id: ConnectionId,
     stream: TcpStream,
     peer: SocketAddr,
+    durability: Durability,
     counted: Counted,
     reader: Option<Waker>,
     /// The socket took no more bytes; its own task waits until it does.
@@ -45,6 +47,7 @@ pub(crate) fn serve(worker: &Rc<RefCell<Worker>>, socket: Handover, unread: &[u8
     let Handover {
         stream,
         peer,
+        durability,
         counted,
     } = socket;
     let stream = match TcpStream::from_std(stream) {
@@ -58,6 +61,9 @@ pub(crate) fn serve(worker: &Rc<RefCell<Worker>>, socket: Handover, unread: &[u8
         let mut worker = worker.borrow_mut();
         let now = worker.now();
         let id = worker.shard.open(now, &peer.to_string());
+        if durability == Durability::Memory {
+            worker.shard.acknowledge_from_memory(id);
+        }
         let place = id.slot as usize;
         if worker.sockets.len() <= place {
             worker.sockets.resize_with(place + 1, || None);
@@ -66,6 +72,7 @@ pub(crate) fn serve(worker: &Rc<RefCell<Worker>>, socket: Handover, unread: &[u8
             id,
             stream,
             peer,
+            durability,
             counted,
             reader: None,
             write_blocked: false,
@@ -175,6 +182,8 @@ impl Worker {
                 if let Some(socket) = self.socket(id) {
                     socket.paused = true;
                 }
+                let now = self.now();
+                self.shard.note_paused(now, id);
                 if self.shard.is_congested() {
                     self.wait_for_others(context.waker());
                 }
@@ -229,6 +238,7 @@ impl Worker {
                 Handover {
                     stream,
                     peer: socket.peer,
+                    durability: socket.durability,
                     counted: socket.counted,
                 },
                 unread,
@@ -246,8 +256,13 @@ impl Worker {
                 continue;
             };
             if socket.write_blocked {
-                // A peer that takes nothing more must not keep its socket past the time it had for its last bytes.
-                if self.shard.is_closing(*id) {
+                // A peer that takes nothing more must not keep its socket past the time it had for its last bytes. And what it
+                // does not take is no reason not to read from it.
+                let may_read = self.shard.may_read(*id);
+                let resumes = self
+                    .socket(*id)
+                    .is_some_and(|socket| may_read && std::mem::take(&mut socket.paused));
+                if resumes || self.shard.is_closing(*id) {
                     self.wake_reader(*id);
                 }
                 self.shard.wrote(now, *id);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use nightjar_storage::Durability;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -36,6 +37,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// Accepts for ever.
 pub async fn accept(
     listener: TcpListener,
+    durability: Durability,
     directory: Arc<Directory>,
     shards: ShardId,
     connections_max: u64,
@@ -54,7 +56,7 @@ pub async fn accept(
                     continue;
                 }
                 next = (next + 1) % shards;
-                if let Err(error) = give(stream, peer, &directory, next) {
+                if let Err(error) = give(stream, peer, durability, &directory, next) {
                     tracing::debug!("Connection from {peer} failed: {error}");
                 }
             }
@@ -87,6 +89,7 @@ async fn refuse_those_who_wait(listener: &TcpListener) {
 fn give(
     stream: TcpStream,
     peer: SocketAddr,
+    durability: Durability,
     directory: &Directory,
     shard: ShardId,
 ) -> io::Result<()> {
@@ -95,6 +98,7 @@ fn give(
     let socket = Handover {
         stream: stream.into_std()?,
         peer,
+        durability,
         counted: directory.count(),
     };
     directory.send(

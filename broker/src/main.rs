@@ -1,8 +1,11 @@
 //! The `nightjar` command: arguments in, exit code out (0, 1 for what the system refused, 3 for what was asked wrongly).
 
+use std::io::{self, Write};
+use std::panic;
 use std::process::ExitCode;
 
 use nightjar::cli::{self, EXIT_INVALID, Invocation};
+use nightjar::store::{self, StoreError};
 use nightjar::{logging, server};
 
 fn main() -> ExitCode {
@@ -12,6 +15,7 @@ fn main() -> ExitCode {
             print!("{text}");
             return ExitCode::SUCCESS;
         }
+        Ok(Invocation::Store(arguments)) => return run_store(*arguments),
         Err(error) => {
             eprintln!("Error: {error}");
             return ExitCode::from(EXIT_INVALID);
@@ -24,6 +28,33 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("Error: {error}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_store(arguments: store::StoreArguments) -> ExitCode {
+    // Of a damaged file the database asserts what is not so. The storage crate makes errors of that; nobody is to see more of it.
+    panic::set_hook(Box::new(|_| {}));
+    let Ok(result) = panic::catch_unwind(|| store::run(arguments)) else {
+        eprintln!("Error: a fault of this program; nothing was changed in the store's file.");
+        return ExitCode::FAILURE;
+    };
+    match result {
+        Ok(outcome) => {
+            // Whoever closed the pipe has read enough.
+            let _ = io::stdout().write_all(outcome.report.as_bytes());
+            if outcome.well {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+        Err(error) => {
+            eprintln!("Error: {error}");
+            match error {
+                StoreError::Usage(_) => ExitCode::from(EXIT_INVALID),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -120,7 +120,12 @@ pub fn remaining_expiry_seconds(expires_at: Option<u64>, now: u64) -> Option<u32
 }
 
 fn cost(topic: &str, payload: &[u8], properties: &[u8]) -> u64 {
-    (topic.len() + payload.len() + properties.len()) as u64 + BOOKKEEPING_BYTES
+    cost_of_text((topic.len() + payload.len() + properties.len()) as u64)
+}
+
+/// What a message counts for whose topic, payload and properties have so many bytes together.
+pub fn cost_of_text(bytes: u64) -> u64 {
+    bytes + BOOKKEEPING_BYTES
 }
 
 const BOOKKEEPING_BYTES: u64 = 128;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
@@ -10,13 +10,17 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use nightjar_storage::{Checkpoint, Journal, JournalStatus, RedbEngine, StorageError};
+
 use crate::clock::Clock;
+use crate::data;
 use crate::exchange::Exchange;
 use crate::identity::ShardId;
 use crate::listener;
 use crate::session::authenticate::{ChallengeMethod, Method, Methods};
 use crate::settings::Settings;
-use crate::shard::{PostOffice, Shared};
+use crate::shard::{PostOffice, Shared, restore_groups_and_retained};
+use crate::store::socket::SnapshotSocket;
 use crate::worker::{self, Directory, Order};
 
 /// Why the broker could not start or go on.
@@ -30,6 +34,8 @@ pub enum ServerError {
     },
     /// The runtime or a thread could not be made.
     Start(io::Error),
+    /// What is kept could not be opened or read.
+    Store(StorageError),
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -53,12 +59,16 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
             "Opening {} listen socket on {actual}.",
             if actual.is_ipv4() { "ipv4" } else { "ipv6" }
         );
-        listeners.push(bound);
+        listeners.push((bound, listener.durability.unwrap_or(settings.durability)));
     }
+    let shards = shard_count(&settings);
+    let store = data::open(&settings, shards).map_err(ServerError::Store)?;
+    let backups = store
+        .as_ref()
+        .and_then(|store| open_backups(store, &settings));
     let mut terminate = signal(SignalKind::terminate()).map_err(ServerError::Start)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServerError::Start)?;
 
-    let shards = shard_count(&settings);
     let (directory, doorways) = Directory::new(shards);
     let directory = Arc::new(directory);
     let hash_seed = random_seed().map_err(ServerError::Start)?;
@@ -66,12 +76,19 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
         exchange: Arc::new(Exchange::new(&settings, shards, hash_seed)),
         post: Arc::new(PostOffice::new(shards, settings.mail_bytes_max)),
         methods: methods(),
-        journal: None,
+        journal: store.clone().map(|store| store as Arc<dyn Journal>),
         hash_seed,
         client_id_seed: random_bytes().map_err(ServerError::Start)?,
         settings: Arc::clone(&settings),
     };
-    let clock = Clock::start();
+    let clock = Clock::resume(store.as_ref().and_then(|store| store.clock()));
+    if let Some(store) = &store {
+        restore_groups_and_retained(&shared, &**store, clock.now()).map_err(ServerError::Store)?;
+        let directory = Arc::clone(&directory);
+        data::watch(store, move || directory.journal_moved());
+    }
+    let (ready, mut all_ready) = mpsc::unbounded_channel();
+    let restored = Arc::new(Barrier::new(usize::from(shards)));
     let mut threads = Vec::new();
     for (id, doorway) in (0..shards).zip(doorways) {
         let start = worker::Start {
@@ -81,6 +98,9 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
             clock,
             directory: Arc::clone(&directory),
             doorway,
+            checkpoint: store.clone().map(|store| store as Arc<dyn Checkpoint>),
+            ready: ready.clone(),
+            restored: Arc::clone(&restored),
             panic_topic: test_hook("NIGHTJAR_TEST_PANIC_TOPIC").map(Into::into),
         };
         let thread = thread::Builder::new()
@@ -88,14 +108,24 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
             .spawn(move || worker::run(start));
         threads.push(thread.map_err(ServerError::Start)?);
     }
+    drop(ready);
+    // Nobody is let in before everything is back in its place.
+    while let Some(restored) = all_ready.recv().await {
+        restored.map_err(ServerError::Store)?;
+    }
     let mut accepting = JoinSet::new();
-    for listener in listeners {
+    for (listener, durability) in listeners {
         accepting.spawn(listener::accept(
             listener,
+            durability,
             Arc::clone(&directory),
             shards,
             settings.connections_max,
         ));
+    }
+    if let Some(store) = &store {
+        // Ends with the runtime.
+        tokio::spawn(data::look_after(Arc::clone(store)));
     }
     tracing::info!("nightjar version {} running", crate::cli::VERSION);
 
@@ -127,8 +157,33 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
         // A worker that panicked has said so.
         let _ = thread.join();
     }
+    drop(backups);
+    if let Some(store) = store {
+        finish(&store)?;
+    }
     tracing::info!("nightjar version {} terminating", crate::cli::VERSION);
     Ok(())
+}
+
+/// A broker without it still does everything else.
+fn open_backups(store: &Arc<RedbEngine>, settings: &Settings) -> Option<SnapshotSocket> {
+    let directory = data::directory(settings.data_directory.as_deref()).ok()?;
+    SnapshotSocket::open(store, &directory)
+        .inspect_err(|error| {
+            tracing::warn!("Backups while the broker runs are not possible: {error}.")
+        })
+        .ok()
+}
+
+/// What nobody waited for is on disk before the process ends.
+fn finish(store: &RedbEngine) -> Result<(), ServerError> {
+    store.flush();
+    match store.status() {
+        JournalStatus::Failed { reason, .. } => {
+            Err(ServerError::Store(StorageError::Failed { reason }))
+        }
+        JournalStatus::Durable(_) => Ok(()),
+    }
 }
 
 /// As many as the CPUs this process may use, affinity and cgroup honoured, unless the settings say otherwise.
@@ -193,6 +248,7 @@ impl fmt::Display for ServerError {
         match self {
             Self::Listen { address, error } => write!(f, "cannot listen on {address}: {error}"),
             Self::Start(error) => write!(f, "cannot start: {error}"),
+            Self::Store(error) => error.fmt(f),
         }
     }
 }

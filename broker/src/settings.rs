@@ -9,6 +9,9 @@
 //! the nearest thing its protocol has, which is the close of its Network Connection.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use nightjar_storage::Durability;
 
 /// The port of MQTT without TLS.
 pub const DEFAULT_PORT: u16 = 1883;
@@ -98,6 +101,9 @@ pub struct Settings {
     pub subscriptions_max: u64,
     /// Bytes of all Will Messages held. At the limit a CONNECT with a Will is refused with 0x97.
     pub will_bytes_max: u64,
+    /// Seconds that the clients of a broker that was killed have to come back before their Wills are published; a longer Will
+    /// Delay Interval holds. Whoever comes back is not mourned.
+    pub will_restart_grace_seconds: u32,
 
     // Flow towards subscribers.
     /// QoS 1 and 2 messages sent to a client and not acknowledged; the client's Receive Maximum
@@ -111,6 +117,12 @@ pub struct Settings {
     /// Bytes queued for all sessions together. At the limit a new message is refused as by
     /// `queue_policy` `refuse`, or with `drop_newest` dropped; `drop_oldest` makes no room here and refuses.
     pub queue_total_bytes_max: u64,
+    /// Bytes of one connected session's queue that are held in memory besides being in the store. What comes behind is read
+    /// from the store when its turn comes; nothing is held for a session that is not connected. Without `persistence` all
+    /// of a queue is in memory. 0 = everything that waits is read from the store.
+    pub queue_memory_bytes_max: u64,
+    /// The same for all sessions together.
+    pub queue_memory_total_bytes_max: u64,
     /// What a full queue does with one more message (D1).
     pub queue_policy: QueuePolicy,
     /// Whether QoS 0 messages are queued for sessions that are not connected.
@@ -148,6 +160,25 @@ pub struct Settings {
     /// 0x97; replacing with fewer bytes and deleting work.
     pub retained_bytes_max: u64,
 
+    // What survives.
+    /// Whether sessions, queued and retained messages are kept on disk. If not, an acknowledgement
+    /// means "in memory". `--data` turns it on, `--ephemeral` and `-p` without a file turn it off.
+    pub persistence: bool,
+    /// Where they are kept; `None` = where this platform keeps such things, see `data.rs`. One
+    /// process at a time may use it; a second one does not start.
+    pub data_directory: Option<PathBuf>,
+    /// What an acknowledgement survives, where a listener does not say otherwise.
+    pub durability: Durability,
+    /// Percent of the file system with the data directory that stays free; 0 = none. Below it the store takes nothing, as when
+    /// it has failed, until there is room again. At most 50.
+    pub disk_free_min: u8,
+    /// Bytes of one shard that are not durable. Above it connections whose last PUBLISH needed the journal are not read, and
+    /// above twice that those whose last packet did, until half of it is durable (D4). At least 1.
+    pub journal_pending_bytes_max: u64,
+    /// Seconds a client waits for an answer that depends on the journal while that makes no progress; then it is closed with
+    /// 0x97 (CONNACK 0x88 where it has had none), and repeats what it asked for when it comes back. At least 1.
+    pub journal_wait_seconds: u32,
+
     // Log.
     /// Which lines reach standard error.
     pub log_level: LogLevel,
@@ -158,6 +189,9 @@ pub struct Settings {
 pub struct ListenerSettings {
     /// Port 0 lets the operating system choose, and the log says which one it was.
     pub address: SocketAddr,
+    /// What an acknowledgement to a client of this listener survives; `None` = as `durability` says.
+    /// The store is kept as the strictest listener asks; `memory` acknowledges without waiting.
+    pub durability: Option<Durability>,
 }
 
 /// What a full queue does with one more message (D1).
@@ -195,6 +229,7 @@ impl Settings {
         ]
         .map(|address| ListenerSettings {
             address: SocketAddr::new(address, port),
+            durability: None,
         })
     }
 
@@ -235,10 +270,13 @@ impl Default for Settings {
             subscriptions_per_session_max: 100_000,
             subscriptions_max: 10_000_000,
             will_bytes_max: 256 * MIB,
+            will_restart_grace_seconds: 30,
             inflight_messages_max: 10_000,
             queue_messages_max: 0,
             queue_bytes_max: 256 * MIB,
             queue_total_bytes_max: 4_096 * MIB,
+            queue_memory_bytes_max: MIB,
+            queue_memory_total_bytes_max: 256 * MIB,
             queue_policy: QueuePolicy::Refuse,
             queue_qos0: false,
             send_buffer_bytes_max: 1_048_576,
@@ -250,6 +288,12 @@ impl Default for Settings {
             qos2_wait_seconds: 60,
             retained_count_max: 1_000_000,
             retained_bytes_max: 1_024 * MIB,
+            persistence: true,
+            data_directory: None,
+            durability: Durability::Synced,
+            disk_free_min: 5,
+            journal_pending_bytes_max: 64 * MIB,
+            journal_wait_seconds: 10,
             log_level: LogLevel::Information,
         }
     }

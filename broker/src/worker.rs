@@ -10,8 +10,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Barrier};
 use std::task::Waker;
 use std::thread;
 use std::time::Duration;
@@ -19,6 +19,8 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::LocalSet;
+
+use nightjar_storage::{Checkpoint, Durability, StorageError};
 
 use crate::clock::{Clock, Now};
 use crate::connection::{self, Socket};
@@ -35,6 +37,7 @@ pub struct Directory {
 struct Door {
     orders: mpsc::UnboundedSender<Order>,
     mail: Arc<Notify>,
+    journal: Arc<Notify>,
     is_congested: AtomicBool,
 }
 
@@ -52,6 +55,8 @@ pub enum Order {
 pub struct Handover {
     pub stream: std::net::TcpStream,
     pub peer: SocketAddr,
+    /// What its listener promises with an acknowledgement.
+    pub durability: Durability,
     pub counted: Counted,
 }
 
@@ -62,6 +67,7 @@ pub struct Counted(Arc<AtomicU64>);
 pub struct Doorway {
     orders: mpsc::UnboundedReceiver<Order>,
     mail: Arc<Notify>,
+    journal: Arc<Notify>,
 }
 
 /// What the tasks of one worker share.
@@ -90,14 +96,17 @@ impl Directory {
             // Bounded by the sockets there may be: one order each, and one to shut down.
             let (sender, receiver) = mpsc::unbounded_channel();
             let mail = Arc::new(Notify::new());
+            let journal = Arc::new(Notify::new());
             doors.push(Door {
                 orders: sender,
                 mail: Arc::clone(&mail),
+                journal: Arc::clone(&journal),
                 is_congested: AtomicBool::new(false),
             });
             doorways.push(Doorway {
                 orders: receiver,
                 mail,
+                journal,
             });
         }
         (
@@ -125,6 +134,11 @@ impl Directory {
         if let Some(door) = self.doors.get(usize::from(shard)) {
             door.mail.notify_one();
         }
+    }
+
+    /// More is durable, or the journal has failed or works again: every shard looks.
+    pub fn journal_moved(&self) {
+        self.doors.iter().for_each(|door| door.journal.notify_one());
     }
 
     /// A shard has taken its mail: those who stopped reading because of it may go on.
@@ -180,6 +194,12 @@ pub struct Start {
     pub clock: Clock,
     pub directory: Arc<Directory>,
     pub doorway: Doorway,
+    /// What is kept of earlier lives.
+    pub checkpoint: Option<Arc<dyn Checkpoint>>,
+    /// Told once, when the shard is ready to serve.
+    pub ready: mpsc::UnboundedSender<Result<(), StorageError>>,
+    /// Where every shard waits for the others when it has restored its sessions.
+    pub restored: Arc<Barrier>,
     /// See `Shard::panic_on_publish_to`.
     pub panic_topic: Option<Box<str>>,
 }
@@ -198,6 +218,18 @@ pub fn run(start: Start) {
     shard.panic_on_publish_to(start.panic_topic);
     if start.id == 0 {
         shard.arm_sweep(start.clock.now());
+    }
+    let restored = start
+        .checkpoint
+        .map_or(Ok(()), |store| shard.restore(store, start.clock.now()));
+    let is_restored = restored.is_ok();
+    // The main thread waits for it; where that is gone, nobody needs it.
+    let _ = start.ready.send(restored);
+    drop(start.ready);
+    // A will that is due now is for subscribers on every shard, so none begins before all have theirs.
+    start.restored.wait();
+    if !is_restored {
+        return;
     }
     let timer = Rc::new(Notify::new());
     let worker = Rc::new(RefCell::new(Worker {
@@ -220,6 +252,10 @@ pub fn run(start: Start) {
     tasks.spawn_local(collect_mail(
         Rc::clone(&worker),
         Arc::clone(&start.doorway.mail),
+    ));
+    tasks.spawn_local(follow_journal(
+        Rc::clone(&worker),
+        Arc::clone(&start.doorway.journal),
     ));
     tasks.block_on(&start.runtime, obey(worker, start.doorway.orders));
 }
@@ -260,6 +296,10 @@ async fn obey(worker: Rc<RefCell<Worker>>, mut orders: mpsc::UnboundedReceiver<O
                         "Some clients did not take their last bytes in time; closing them."
                     );
                 }
+                // What the last connections left for the journal.
+                let mut worker = worker.borrow_mut();
+                let now = worker.now();
+                worker.end_turn(now);
                 return;
             }
         }
@@ -277,6 +317,18 @@ async fn collect_mail(worker: Rc<RefCell<Worker>>, mail: Arc<Notify>) {
         // Whoever waited for this shard to catch up looks again.
         worker.directory.wake_congested(worker.shard.id());
         worker.after_input();
+    }
+}
+
+/// What waits for the journal leaves with the next turn, which ends behind everybody who is ready to read.
+async fn follow_journal(worker: Rc<RefCell<Worker>>, journal: Arc<Notify>) {
+    let _panic_stops = PanicStops;
+    loop {
+        journal.notified().await;
+        let mut worker = worker.borrow_mut();
+        if worker.shard.awaits_journal() {
+            worker.end_turn_soon();
+        }
     }
 }
 
@@ -321,16 +373,22 @@ impl Worker {
 
     /// After anything went into the shard: makes sure that the turn ends and that deadlines are kept.
     pub(crate) fn after_input(&mut self) {
-        if !self.flush_wanted && self.shard.has_turn_to_end() {
-            self.flush_wanted = true;
-            if let Some(flusher) = &self.flusher {
-                flusher.wake_by_ref();
-            }
+        if self.shard.has_turn_to_end() {
+            self.end_turn_soon();
         }
         let next = self.shard.next_deadline();
         if next.is_some() && (self.timer_armed.is_none() || next < self.timer_armed) {
             self.timer_armed = next;
             self.timer.notify_one();
+        }
+    }
+
+    fn end_turn_soon(&mut self) {
+        if !self.flush_wanted {
+            self.flush_wanted = true;
+            if let Some(flusher) = &self.flusher {
+                flusher.wake_by_ref();
+            }
         }
     }
 

@@ -5,29 +5,77 @@
 //! until `Received::drained`, and writes again after it was told that the connection is writable.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpStream as StdTcpStream};
 use std::time::Duration;
 
+use mio::event::Source;
 use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
 use nightjar_codec::{ProtocolVersion, QoS};
 
 use crate::clock::Clock;
 use crate::frame::{Frame, FrameError};
-use crate::packet::{self, Allowed, Refusal};
+use crate::packet::{self, Allowed, Credentials, Greeting, Refusal, SessionWish};
+use crate::transport::{Layers, Transport};
 
-/// Where a connection goes and how long it may take to get there.
-#[derive(Clone, Copy, Debug)]
+/// Where a connection goes, as whom, and how long it may take to get there.
+#[derive(Clone, Debug)]
 pub struct Target {
     pub address: SocketAddr,
     pub protocol: ProtocolVersion,
+    pub credentials: Option<Credentials>,
+    pub layers: Layers,
     pub timeout: Duration,
+}
+
+impl Target {
+    /// Plain TCP to `address`.
+    #[must_use]
+    pub fn tcp(address: SocketAddr, protocol: ProtocolVersion) -> Self {
+        Self {
+            address,
+            protocol,
+            credentials: None,
+            layers: Layers::default(),
+            timeout: OPEN_TIMEOUT,
+        }
+    }
+
+    /// The layers over a socket of this target; nothing is sent yet.
+    pub fn transport(&self, stream: TcpStream) -> io::Result<Transport> {
+        Transport::new(stream, &self.layers, &self.address.to_string())
+    }
+
+    /// The CONNECT of a client of this target.
+    #[must_use]
+    pub fn greeting(&self, client_id: &str, receive_maximum: u16, session: SessionWish) -> Vec<u8> {
+        packet::connect(&Greeting {
+            protocol: self.protocol,
+            client_id,
+            receive_maximum,
+            credentials: self.credentials.as_ref(),
+            session,
+        })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (tls, web) = (&self.layers.tls, &self.layers.web_path);
+        match (tls.is_some(), web) {
+            (false, None) => self.address.fmt(out),
+            (true, None) => write!(out, "mqtts://{}", self.address),
+            (false, Some(path)) => write!(out, "ws://{}{path}", self.address),
+            (true, Some(path)) => write!(out, "wss://{}{path}", self.address),
+        }
+    }
 }
 
 /// A connection whose CONNECT was accepted, still blocking.
 #[derive(Debug)]
 pub struct Opening {
-    stream: StdTcpStream,
+    transport: Transport,
     /// For one answer, however many reads it takes.
     timeout: Duration,
     protocol: ProtocolVersion,
@@ -38,9 +86,10 @@ pub struct Opening {
 impl Opening {
     /// Connects and waits for the CONNACK.
     pub fn connect(
-        target: Target,
+        target: &Target,
         client_id: &str,
         receive_maximum: u16,
+        session: SessionWish,
     ) -> Result<Self, OpenError> {
         let stream = StdTcpStream::connect_timeout(&target.address, target.timeout)
             .map_err(|error| OpenError::connect(target, error))?;
@@ -50,13 +99,14 @@ impl Opening {
             stream.set_write_timeout(Some(target.timeout))
         };
         prepare().map_err(OpenError::Io)?;
+        let transport = target.transport(TcpStream::from_std(stream));
         let mut opening = Self {
-            stream,
+            transport: transport.map_err(OpenError::Io)?,
             timeout: target.timeout,
             protocol: target.protocol,
             allowed: Allowed::default(),
         };
-        let request = packet::connect(target.protocol, client_id, receive_maximum);
+        let request = target.greeting(client_id, receive_maximum, session);
         let answer = opening.exchange(&request, "CONNACK")?;
         opening.allowed = packet::read_connack(target.protocol, &answer)?;
         Ok(opening)
@@ -66,18 +116,28 @@ impl Opening {
     pub fn subscribe(&mut self, topic_filter: &str, qos: QoS) -> Result<(), OpenError> {
         let request = packet::subscribe(self.protocol, topic_filter, qos);
         let answer = self.exchange(&request, "SUBACK")?;
-        Ok(packet::read_suback(self.protocol, &answer, qos)?)
+        packet::read_suback(self.protocol, &answer, qos)?;
+        Ok(())
+    }
+
+    /// Says goodbye, so that what the session keeps is kept from here on.
+    pub fn close(mut self) -> Result<(), OpenError> {
+        self.transport
+            .write_all(&packet::DISCONNECT)
+            .map_err(OpenError::Io)
     }
 
     /// Ends the blocking part.
-    pub fn into_connection(self) -> io::Result<Connection> {
-        self.stream.set_nonblocking(true)?;
-        Ok(Connection::new(TcpStream::from_std(self.stream)))
+    pub fn into_connection(mut self) -> io::Result<Connection> {
+        let stream = self.transport.stream();
+        let stream = stream.ok_or(io::ErrorKind::NotConnected)?;
+        rustix::io::ioctl_fionbio(&*stream, true)?;
+        Ok(Connection::over(self.transport))
     }
 
     /// Sends `request` and reads exactly one packet.
     fn exchange(&mut self, request: &[u8], awaited: &'static str) -> Result<Vec<u8>, OpenError> {
-        self.stream.write_all(request).map_err(OpenError::Io)?;
+        self.transport.write_all(request).map_err(OpenError::Io)?;
         let mut answer = Vec::new();
         // The answer is a few bytes long, and reading past it would need a place for the rest.
         let mut byte = [0];
@@ -89,7 +149,7 @@ impl Opening {
             if clock.elapsed() > self.timeout {
                 return Err(OpenError::Timeout { awaited });
             }
-            match self.stream.read(&mut byte) {
+            match self.transport.read(&mut byte) {
                 Ok(0) => return Err(OpenError::Closed { awaited }),
                 Ok(_) => answer.extend(byte),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -104,7 +164,7 @@ impl Opening {
 /// A connection driven by readiness.
 #[derive(Debug)]
 pub struct Connection {
-    pub stream: TcpStream,
+    transport: Transport,
     /// The start of a packet whose end has not arrived.
     partial: Vec<u8>,
     /// Bytes to send; everything before `unsent_at` is sent.
@@ -128,11 +188,17 @@ pub struct Received {
 }
 
 impl Connection {
-    /// A connection that has received nothing yet.
+    /// A connection over plain TCP that has received nothing yet.
     #[must_use]
     pub fn new(stream: TcpStream) -> Self {
+        Self::over(Transport::Tcp(stream))
+    }
+
+    /// A connection that has received nothing yet.
+    #[must_use]
+    pub fn over(transport: Transport) -> Self {
         Self {
-            stream,
+            transport,
             partial: Vec::new(),
             unsent: Vec::new(),
             unsent_at: 0,
@@ -140,6 +206,24 @@ impl Connection {
             queued: false,
             writable: true,
         }
+    }
+
+    /// Wants to be told when it is readable or writable.
+    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let stream = self.transport.stream();
+        let stream = stream.ok_or(io::ErrorKind::NotConnected)?;
+        stream.register(registry, token, Interest::READABLE | Interest::WRITABLE)
+    }
+
+    /// The socket; none after a handshake that failed.
+    pub fn stream(&mut self) -> Option<&mut TcpStream> {
+        self.transport.stream()
+    }
+
+    /// Bytes may be waiting above the socket, of which no event tells.
+    #[must_use]
+    pub fn may_hold_input(&self) -> bool {
+        !self.transport.is_plain()
     }
 
     /// Puts what was left over and what one read returns into `buffer`.
@@ -153,14 +237,21 @@ impl Connection {
             return Err(too_large());
         }
         head.copy_from_slice(&self.partial);
-        match (&self.stream).read(room) {
+        let read = self.transport.read(room);
+        let plain = self.transport.is_plain();
+        if !plain {
+            // A handshake that went on lets more through, and an answer to it may have filled the socket.
+            self.writable = !self.transport.is_blocked();
+        }
+        match read {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(length) => {
                 self.partial.clear();
                 Ok(Received {
                     length: kept + length,
-                    // A read that fills less than it could has emptied the socket.
-                    drained: length < room.len() && !self.read_closed,
+                    // A read that fills less than it could has emptied the socket; of the layers over it, only that
+                    // there is nothing says that there is nothing.
+                    drained: plain && length < room.len() && !self.read_closed,
                 })
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Received {
@@ -187,6 +278,12 @@ impl Connection {
         self.unsent.extend_from_slice(bytes);
     }
 
+    /// Queues what `write` appends, whole packets only.
+    #[inline]
+    pub fn queue_with<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        write(&mut self.unsent)
+    }
+
     /// Bytes queued and not sent.
     #[must_use]
     pub fn unsent(&self) -> usize {
@@ -196,9 +293,13 @@ impl Connection {
     /// Sends what is queued as far as the socket takes it.
     #[inline]
     pub fn flush(&mut self) -> io::Result<()> {
+        if self.writable && !self.transport.is_plain() {
+            self.write(&[])?;
+        }
         while self.writable && self.unsent() > 0 {
             let rest = self.unsent.get(self.unsent_at..).unwrap_or_default();
-            self.unsent_at += write(&self.stream, rest, &mut self.writable)?;
+            let written = self.transport.write(rest);
+            self.unsent_at += self.written(written)?;
         }
         if self.unsent() == 0 {
             self.unsent.clear();
@@ -212,25 +313,48 @@ impl Connection {
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut rest = bytes;
         while self.writable && self.unsent() == 0 && !rest.is_empty() {
-            let sent = write(&self.stream, rest, &mut self.writable)?;
+            let sent = self.write(rest)?;
             rest = rest.get(sent..).unwrap_or_default();
         }
         self.queue(rest);
         Ok(())
     }
-}
 
-/// One write: how much of `bytes` the socket took, and `writable` cleared if it was full.
-#[inline]
-pub fn write(mut stream: &TcpStream, bytes: &[u8], writable: &mut bool) -> io::Result<usize> {
-    match stream.write(bytes) {
-        Ok(length) => Ok(length),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            *writable = false;
-            Ok(0)
+    /// One write: how much of `bytes` the socket took; `writable` is cleared if it was full.
+    #[inline]
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // Nothing to write is a wish to send what is held back.
+        let written = if bytes.is_empty() {
+            self.transport.push().map(|()| 0)
+        } else {
+            self.transport.write(bytes)
+        };
+        self.written(written)
+    }
+
+    /// The same of two pieces, of which the second may wait.
+    #[inline]
+    pub fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let written = self.transport.write_vectored(slices);
+        self.written(written)
+    }
+
+    #[inline]
+    fn written(&mut self, written: io::Result<usize>) -> io::Result<usize> {
+        match written {
+            Ok(length) => {
+                if !self.transport.is_plain() {
+                    self.writable = !self.transport.is_blocked();
+                }
+                Ok(length)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.writable = false;
+                Ok(0)
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+            Err(error) => Err(error),
         }
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
-        Err(error) => Err(error),
     }
 }
 
@@ -257,7 +381,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    fn connect(target: Target, error: io::Error) -> Self {
+    fn connect(target: &Target, error: io::Error) -> Self {
         let address = target.address;
         if error.kind() == io::ErrorKind::ConnectionRefused {
             Self::Refused { address }
@@ -357,4 +481,5 @@ fn too_large() -> io::Error {
     )
 }
 
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_BYTES_MAX: usize = 65_536;

@@ -12,29 +12,33 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nightjar_codec::QoS;
 
 use crate::accounting::Totals;
-use crate::clock::{Clock, Ticker, own_cpu_time};
-use crate::connection::{Connection, OpenError, Opening, PeerError, Target};
-use crate::packet;
+use crate::clock::{Clock, Ticker};
+use crate::connection::{Connection, OpenError, Opening, PeerError};
+use crate::meter::{self, Sample, Sampler};
+use crate::packet::{self, SessionWish};
 use crate::process;
+use crate::progress::Progress;
 use crate::publisher::{PublishPlan, Publisher, Schedule};
-use crate::report::{Report, Round, Snapshot, Usage};
-use crate::scenario::{Pace, Scenario};
+use crate::report::{Report, Round, Snapshot};
+use crate::scenario::{Pace, Receivers, Scenario};
 use crate::subscriber::{Books, Subscriber};
 
 /// Does the work and reports on it.
-pub fn run(scenario: &Scenario) -> Result<Report, RunError> {
-    let mut engine = Engine::open(scenario)?;
+pub fn run(scenario: &Scenario, progress: &Progress) -> Result<Report, RunError> {
+    let mut engine = Engine::open(scenario, progress)?;
     engine.measure()
 }
 
 struct Engine<'a> {
     scenario: &'a Scenario,
+    progress: &'a Progress,
     clock: Clock,
     poll: Poll,
     /// Publishers have the tokens from 0, subscribers those behind them.
@@ -52,7 +56,12 @@ struct Engine<'a> {
     stalls: u64,
     in_flight_max: u16,
     packets_read: u64,
+    /// By the broker, of all publishers.
+    acknowledged: u64,
     rest_below: u64,
+    sampler: Sampler,
+    /// When the publishing began.
+    began: u64,
 }
 
 /// How far a publisher's stream had come when it last moved.
@@ -65,8 +74,11 @@ struct Watch {
 }
 
 impl<'a> Engine<'a> {
-    fn open(scenario: &'a Scenario) -> Result<Self, RunError> {
+    fn open(scenario: &'a Scenario, progress: &'a Progress) -> Result<Self, RunError> {
         let links = scenario.links;
+        if scenario.receivers.count_acknowledged() && scenario.qos == QoS::AtMostOnce {
+            return Err(RunError::NothingAcknowledged);
+        }
         let connections = links.publishers + links.subscribers;
         let needed = u64::try_from(connections).unwrap_or(u64::MAX) + SPARE_DESCRIPTORS;
         let allowed = process::raise_descriptors(needed);
@@ -82,17 +94,20 @@ impl<'a> Engine<'a> {
                 Err(RunError::OpenTooSlow { opened })
             }
         };
-        let target = Target {
-            address: scenario.address,
-            protocol: scenario.protocol,
-            timeout: OPEN_TIMEOUT,
-        };
+        let protocol = scenario.target.protocol;
+        progress.begin("connecting", u64::try_from(connections).unwrap_or(u64::MAX));
         let mut subscribers = Vec::with_capacity(links.subscribers);
         for index in 0..links.subscribers {
             let place = Place::Subscriber(index);
             in_time(index)?;
-            let (connection, _) = open(&poll, scenario, target, place)?;
-            let version_5 = scenario.protocol.is_v5();
+            progress.set(u64::try_from(index).unwrap_or(0), String::new());
+            if scenario.receivers == Receivers::Offline {
+                let opened = subscribe(scenario, index).and_then(Opening::close);
+                opened.map_err(|error| RunError::Open { place, error })?;
+                continue;
+            }
+            let (connection, _) = open(&poll, scenario, place)?;
+            let version_5 = protocol.is_v5();
             subscribers.push(Subscriber::new(connection, &links, index, version_5));
         }
         let mut in_flight_max = scenario.in_flight_max;
@@ -100,10 +115,10 @@ impl<'a> Engine<'a> {
         for index in 0..links.publishers {
             let place = Place::Publisher(index);
             in_time(links.subscribers + index)?;
-            let (connection, receive_maximum) = open(&poll, scenario, target, place)?;
+            let (connection, receive_maximum) = open(&poll, scenario, place)?;
             in_flight_max = in_flight_max.min(receive_maximum);
             let plan = PublishPlan {
-                protocol: scenario.protocol,
+                protocol,
                 topic: &scenario.topic(index),
                 index: u32::try_from(index).unwrap_or(u32::MAX),
                 qos: scenario.qos,
@@ -115,6 +130,7 @@ impl<'a> Engine<'a> {
         let packet_length_max = scenario.payload_length + scenario.topic_prefix.len() + 1024;
         Ok(Self {
             scenario,
+            progress,
             clock,
             poll,
             publishers,
@@ -129,49 +145,70 @@ impl<'a> Engine<'a> {
             stalls: 0,
             in_flight_max,
             packets_read: 0,
+            acknowledged: 0,
             rest_below: Self::rest_below(scenario),
+            sampler: Sampler::new(scenario.broker_pid),
+            began: 0,
         })
     }
 
     fn measure(&mut self) -> Result<Report, RunError> {
         self.start_ticker()?;
         let mut at = self.clock.nanoseconds();
+        self.began = at;
         at += nanoseconds(self.scenario.warmup);
+        let measured = self.scenario.round * self.scenario.rounds;
+        let length = (self.scenario.warmup + measured).as_millis();
+        let length = u64::try_from(length).unwrap_or(u64::MAX);
+        self.progress.begin(self.scenario.name, length);
+        if self.schedule.is_none() && self.scenario.receivers.count_acknowledged() {
+            self.publishers.iter_mut().for_each(Publisher::keep_times);
+        }
         self.publish_until(at)?;
         let mut rounds = Vec::new();
+        let mut latency = Books::histogram();
         let mut before = self.snapshot()?;
-        self.books.measuring = true;
+        if self.scenario.receivers.count_acknowledged() {
+            self.books.latency.reset();
+        } else {
+            self.books.measure_from(self.clock.nanoseconds());
+        }
         for _ in 0..self.scenario.rounds {
             at += nanoseconds(self.scenario.round);
             self.publish_until(at)?;
             let after = self.snapshot()?;
-            rounds.push(Round::between(&before, &after));
+            let mut round = Round::between(&before, &after);
+            round.take_latency(&self.books.latency);
+            round.broker_resident_kib = self.memory()?.map(|memory| memory.resident);
+            add(&mut latency, &mut self.books.latency);
+            rounds.push(round);
             before = after;
         }
-        self.books.measuring = false;
+        self.books.measure_until(self.clock.nanoseconds());
         self.ticker = None;
-        self.drain()?;
-        let memory = self.scenario.broker_pid.map(process::memory).transpose();
-        let memory = memory.map_err(RunError::Broker)?;
-        self.close();
-        Ok(Report::new(
-            self.scenario,
-            rounds,
-            Outcome {
-                totals: self.totals(),
-                sent: self.publishers.iter().map(Publisher::sent).sum(),
-                strays: self.books.strays,
-                refused: self
-                    .publishers
-                    .iter()
-                    .map(|publisher| publisher.refused)
-                    .sum(),
-                stalls: self.stalls,
-                in_flight_max: self.in_flight_max,
-                memory,
-            },
-            &self.books.latency,
-        ))
+        self.drain(DRAIN_MAX)?;
+        add(&mut latency, &mut self.books.latency);
+        let fetched = self.fetch()?;
+        let memory = self.memory()?;
+        self.close()?;
+        let refused = self.publishers.iter().map(|publisher| publisher.refused);
+        let outcome = Outcome {
+            totals: self.totals(),
+            sent: self.publishers.iter().map(Publisher::sent).sum(),
+            strays: self.books.strays,
+            refused: refused.sum(),
+            stalls: self.stalls,
+            in_flight_max: self.in_flight_max,
+            fetched,
+            memory,
+            samples: std::mem::take(&mut self.sampler.samples),
+        };
+        Ok(Report::new(self.scenario, rounds, outcome, &latency))
+    }
+
+    fn memory(&self) -> Result<Option<process::Memory>, RunError> {
+        let memory = self.scenario.broker_pid.map(process::memory);
+        memory.transpose().map_err(RunError::Broker)
     }
 
     fn start_ticker(&mut self) -> Result<(), RunError> {
@@ -201,6 +238,9 @@ impl<'a> Engine<'a> {
             }
             if now >= watched {
                 self.watch(now);
+                if self.sampler.tick(now, self.books.received) {
+                    self.show(now);
+                }
                 watched = now + nanoseconds(WATCH_INTERVAL);
             }
             self.send(now)?;
@@ -211,6 +251,13 @@ impl<'a> Engine<'a> {
                 thread::sleep(PAUSE);
             }
         }
+    }
+
+    fn show(&self, now: u64) {
+        let rate = self.sampler.samples.last();
+        let rate = rate.map_or(0.0, |sample| sample.per_second);
+        let elapsed = Duration::from_nanos(now.saturating_sub(self.began));
+        self.progress.set_time(elapsed, format!("{rate:.0} msg/s"));
     }
 
     /// How few packets in a turn are worth a pause, so that more of them come with the next read.
@@ -239,12 +286,15 @@ impl<'a> Engine<'a> {
                 (Pace::Rate(_), Some(schedule)) => {
                     let number = u64::try_from(index).unwrap_or(u64::MAX);
                     let limit = schedule.due_count(number, now);
-                    publisher.send(limit, Some((schedule, number)))
+                    publisher.send(limit, now, Some((schedule, number)))
+                }
+                (Pace::Window(_), _) if self.scenario.receivers == Receivers::Offline => {
+                    publisher.send(u64::MAX, now, None)
                 }
                 (Pace::Rate(limit) | Pace::Window(limit), _) => {
                     let forgiven = self.watch.get(index).map_or(0, |watch| watch.forgiven);
                     let progress = self.books.progress(index).max(forgiven);
-                    publisher.send(progress + limit, None)
+                    publisher.send(progress + limit, now, None)
                 }
             };
             sent.map_err(|error| RunError::peer(Place::Publisher(index), error))?;
@@ -297,7 +347,15 @@ impl<'a> Engine<'a> {
         };
         let received = publisher.connection.receive(&mut self.buffer)?;
         let input = self.buffer.get(..received.length).unwrap_or_default();
+        let before = publisher.acknowledged();
         let used = publisher.acknowledge(input)?;
+        self.acknowledged += publisher.acknowledged() - before;
+        if self.scenario.receivers.count_acknowledged() {
+            let number = u64::try_from(index).unwrap_or(u64::MAX);
+            let schedule = self.schedule.as_ref().map(|schedule| (schedule, number));
+            let (now, latency) = (self.clock.nanoseconds(), &mut self.books.latency);
+            publisher.time_acknowledgements(before, now, schedule, latency);
+        }
         self.packets_read += u64::try_from(used / ACKNOWLEDGEMENT_BYTES).unwrap_or(0);
         publisher
             .connection
@@ -313,7 +371,7 @@ impl<'a> Engine<'a> {
         };
         let received = subscriber.connection.receive(&mut self.buffer)?;
         let input = self.buffer.get(..received.length).unwrap_or_default();
-        let now = if self.schedule.is_some() {
+        let now = if self.schedule.is_some() && !self.scenario.receivers.count_acknowledged() {
             self.clock.nanoseconds()
         } else {
             0
@@ -344,7 +402,8 @@ impl<'a> Engine<'a> {
         if event.is_read_closed() {
             connection.read_closed = true;
         }
-        if event.is_readable() || event.is_read_closed() {
+        // Bytes that the layers over the socket hold make no event: any event is a reason to look.
+        if event.is_readable() || event.is_read_closed() || connection.may_hold_input() {
             let queued = std::mem::replace(&mut connection.queued, true);
             if !queued {
                 self.readable.push(token);
@@ -355,9 +414,11 @@ impl<'a> Engine<'a> {
 
     /// Gives up for lost what a publisher's window has waited for in vain, or the loop would stand still after it.
     fn watch(&mut self, now: u64) {
-        let Pace::Window(_) = self.scenario.pace else {
+        if !matches!(self.scenario.pace, Pace::Window(_))
+            || self.scenario.receivers == Receivers::Offline
+        {
             return;
-        };
+        }
         for (index, (watch, publisher)) in self.watch.iter_mut().zip(&self.publishers).enumerate() {
             let progress = self.books.progress(index);
             if progress != watch.progress || progress >= publisher.sent() {
@@ -372,20 +433,20 @@ impl<'a> Engine<'a> {
     }
 
     /// Sends nothing new and reads until everything has arrived, nothing has for a while, or time is up.
-    fn drain(&mut self) -> Result<(), RunError> {
+    fn drain(&mut self, longest: Duration) -> Result<(), RunError> {
         let mut events = Events::with_capacity(EVENTS_MAX);
-        let end = self.clock.nanoseconds() + nanoseconds(DRAIN_MAX);
-        let mut received = self.books.received;
+        let end = self.clock.nanoseconds() + nanoseconds(longest);
+        let mut came = (self.books.received, self.acknowledged);
         let mut moved = self.clock.nanoseconds();
         while !self.is_complete() {
             for (index, publisher) in self.publishers.iter_mut().enumerate() {
-                let finished = publisher.send(0, None);
+                let finished = publisher.send(0, 0, None);
                 finished.map_err(|error| RunError::peer(Place::Publisher(index), error))?;
             }
             self.turn(&mut events)?;
             let now = self.clock.nanoseconds();
-            if self.books.received != received {
-                received = self.books.received;
+            if (self.books.received, self.acknowledged) != came {
+                came = (self.books.received, self.acknowledged);
                 moved = now;
             }
             if now > end || now - moved > nanoseconds(STALL) {
@@ -396,12 +457,40 @@ impl<'a> Engine<'a> {
     }
 
     fn is_complete(&self) -> bool {
+        // Of receivers that are away, nothing can arrive.
+        let are_away = self.subscribers.is_empty();
         self.publishers
             .iter()
             .enumerate()
             .all(|(index, publisher)| {
-                publisher.is_settled() && self.books.progress(index) >= publisher.sent()
+                publisher.is_settled()
+                    && (are_away || self.books.progress(index) >= publisher.sent())
             })
+    }
+
+    /// Brings back the receivers that were away, and reads all that was queued for them.
+    fn fetch(&mut self) -> Result<Option<Fetched>, RunError> {
+        let scenario = self.scenario;
+        if scenario.receivers != Receivers::Offline {
+            return Ok(None);
+        }
+        let began = self.clock.elapsed();
+        for index in 0..scenario.links.subscribers {
+            let place = Place::Subscriber(index);
+            let maximum = scenario.in_flight_max;
+            let client_id = client_id(place);
+            let opening = Opening::connect(&self.scenario.target, &client_id, maximum, KEPT)
+                .map_err(|error| RunError::Open { place, error })?;
+            let connection = register(&self.poll, opening, scenario.links.publishers + index)?;
+            let version_5 = scenario.target.protocol.is_v5();
+            let subscriber = Subscriber::new(connection, &scenario.links, index, version_5);
+            self.subscribers.push(subscriber);
+        }
+        self.drain(FETCH_MAX)?;
+        Ok(Some(Fetched {
+            messages: self.books.received,
+            time: self.clock.elapsed() - began,
+        }))
     }
 
     fn totals(&self) -> Totals {
@@ -410,7 +499,7 @@ impl<'a> Engine<'a> {
     }
 
     /// Says goodbye where the socket takes it; what is left over the kernel closes.
-    fn close(&mut self) {
+    fn close(&mut self) -> Result<(), RunError> {
         let publishers = self
             .publishers
             .iter_mut()
@@ -423,25 +512,32 @@ impl<'a> Engine<'a> {
             // An error here would be one of a run that is over.
             let _ = connection.send(&packet::DISCONNECT);
         }
+        if self.scenario.receivers == Receivers::Clean {
+            return Ok(());
+        }
+        // Kept sessions would stay in the broker, and fill.
+        for index in 0..self.scenario.links.subscribers {
+            let place = Place::Subscriber(index);
+            Opening::connect(
+                &self.scenario.target,
+                &client_id(place),
+                1,
+                SessionWish::Clean,
+            )
+            .and_then(Opening::close)
+            .map_err(|error| RunError::Open { place, error })?;
+        }
+        Ok(())
     }
 
     fn snapshot(&self) -> Result<Snapshot, RunError> {
-        let usage = |pid| {
-            Ok(Usage {
-                cpu: process::cpu_time(pid)?,
-                waited: process::wait_time(pid)?,
-            })
+        let pid = self.scenario.broker_pid;
+        let done = if self.scenario.receivers.count_acknowledged() {
+            self.acknowledged
+        } else {
+            self.books.received
         };
-        let broker = self.scenario.broker_pid.map(usage).transpose();
-        Ok(Snapshot {
-            at: self.clock.elapsed(),
-            received: self.books.received,
-            generator: Usage {
-                cpu: own_cpu_time(),
-                waited: process::wait_time(std::process::id())?,
-            },
-            broker: broker.map_err(RunError::Broker)?,
-        })
+        meter::snapshot(&self.clock, pid, done).map_err(RunError::Broker)
     }
 
     #[inline]
@@ -468,7 +564,7 @@ impl<'a> Engine<'a> {
 }
 
 /// What a run came to, apart from its rounds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Outcome {
     pub totals: Totals,
     pub sent: u64,
@@ -477,7 +573,17 @@ pub struct Outcome {
     pub stalls: u64,
     /// What the publishers kept to, the broker's Receive Maximum included.
     pub in_flight_max: u16,
+    pub fetched: Option<Fetched>,
     pub memory: Option<process::Memory>,
+    pub samples: Vec<Sample>,
+}
+
+/// What was read by receivers that had been away.
+#[derive(Clone, Copy, Debug)]
+pub struct Fetched {
+    pub messages: u64,
+    /// From the first connect to the last message.
+    pub time: Duration,
 }
 
 /// Which of the connections.
@@ -500,11 +606,26 @@ impl fmt::Display for Place {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RunError {
-    Open { place: Place, error: OpenError },
-    Peer { place: Place, error: PeerError },
-    OpenTooSlow { opened: usize },
-    MaximumQos { maximum_qos: QoS },
-    Descriptors { needed: u64, allowed: u64 },
+    Open {
+        place: Place,
+        error: OpenError,
+    },
+    Peer {
+        place: Place,
+        error: PeerError,
+    },
+    OpenTooSlow {
+        opened: usize,
+    },
+    MaximumQos {
+        maximum_qos: QoS,
+    },
+    /// The scenario counts acknowledgements, and QoS 0 has none.
+    NothingAcknowledged,
+    Descriptors {
+        needed: u64,
+        allowed: u64,
+    },
     Broker(io::Error),
     Io(io::Error),
 }
@@ -531,6 +652,9 @@ impl fmt::Display for RunError {
             Self::MaximumQos { maximum_qos } => {
                 write!(out, "the broker takes no QoS above {}", maximum_qos.as_u8())
             }
+            Self::NothingAcknowledged => out.write_str(
+                "with kept sessions acknowledgements are counted, and QoS 0 has none: use QoS 1 or 2",
+            ),
             Self::Descriptors { needed, allowed } => write!(
                 out,
                 "{needed} open files are needed and {allowed} allowed (ulimit -n)"
@@ -550,27 +674,19 @@ impl From<io::Error> for RunError {
 }
 
 /// Connects, subscribes if it is a subscriber, and registers; also gives the broker's Receive Maximum.
-fn open(
-    poll: &Poll,
-    scenario: &Scenario,
-    target: Target,
-    place: Place,
-) -> Result<(Connection, u16), RunError> {
+fn open(poll: &Poll, scenario: &Scenario, place: Place) -> Result<(Connection, u16), RunError> {
+    let target = &scenario.target;
     let attempt = || -> Result<(Opening, usize), OpenError> {
-        let process = std::process::id();
         Ok(match place {
             Place::Publisher(index) => {
-                let client_id = format!("loadtest-{process}-p{index}");
-                let maximum = u16::MAX;
-                (Opening::connect(target, &client_id, maximum)?, index)
+                let (client_id, clean) = (client_id(place), SessionWish::Clean);
+                (
+                    Opening::connect(target, &client_id, u16::MAX, clean)?,
+                    index,
+                )
             }
             Place::Subscriber(index) => {
-                let client_id = format!("loadtest-{process}-s{index}");
-                let maximum = scenario.in_flight_max;
-                let mut opening = Opening::connect(target, &client_id, maximum)?;
-                for publisher in scenario.links.publishers_of(index) {
-                    opening.subscribe(&scenario.topic(publisher), scenario.qos)?;
-                }
+                let opening = subscribe(scenario, index)?;
                 (opening, scenario.links.publishers + index)
             }
         })
@@ -582,26 +698,61 @@ fn open(
             maximum_qos: allowed.maximum_qos,
         });
     }
-    let mut connection = opening.into_connection()?;
-    poll.registry().register(
-        &mut connection.stream,
-        Token(token),
-        Interest::READABLE | Interest::WRITABLE,
-    )?;
+    let connection = register(poll, opening, token)?;
     Ok((connection, allowed.receive_maximum))
+}
+
+/// Connects a subscriber and subscribes to what it is to get.
+fn subscribe(scenario: &Scenario, index: usize) -> Result<Opening, OpenError> {
+    let session = match scenario.receivers {
+        Receivers::Clean => SessionWish::Clean,
+        Receivers::Online | Receivers::Offline => KEPT,
+    };
+    let client_id = client_id(Place::Subscriber(index));
+    let mut opening = Opening::connect(
+        &scenario.target,
+        &client_id,
+        scenario.in_flight_max,
+        session,
+    )?;
+    for publisher in scenario.links.publishers_of(index) {
+        opening.subscribe(&scenario.topic(publisher), scenario.qos)?;
+    }
+    Ok(opening)
+}
+
+fn register(poll: &Poll, opening: Opening, token: usize) -> io::Result<Connection> {
+    let mut connection = opening.into_connection()?;
+    connection.register(poll.registry(), Token(token))?;
+    Ok(connection)
+}
+
+fn client_id(place: Place) -> String {
+    let process = std::process::id();
+    match place {
+        Place::Publisher(index) => format!("loadtest-{process}-p{index}"),
+        Place::Subscriber(index) => format!("loadtest-{process}-s{index}"),
+    }
+}
+
+/// Moves what `from` has counted to `sum`.
+fn add(sum: &mut Histogram<u64>, from: &mut Histogram<u64>) {
+    sum.add(&*from).expect("both have the same bounds");
+    from.reset();
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 2)
 }
 
+/// Longer than any run, and over some day where a broker is left with it.
+const KEPT: SessionWish = SessionWish::Kept { seconds: 86_400 };
 const TICK: Token = Token(usize::MAX);
 const EVENTS_MAX: usize = 1024;
 /// Standard streams, the poll and the timer.
 const SPARE_DESCRIPTORS: u64 = 16;
 /// Shared by all connections, so that it stays in the cache.
 const READ_BYTES: usize = 65_536;
-const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The length of a PUBACK without properties, and of its like.
 const ACKNOWLEDGEMENT_BYTES: usize = 4;
 /// A pause is worth it below this part of what is under way.
@@ -616,5 +767,7 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// Without any progress for so long, what is under way counts as lost.
 const STALL: Duration = Duration::from_secs(2);
 const DRAIN_MAX: Duration = Duration::from_secs(20);
+/// Of queues that grew for as long as the rounds were.
+const FETCH_MAX: Duration = Duration::from_secs(600);
 /// A rate beyond this is sent in batches of what came due.
 const TICK_MIN: Duration = Duration::from_micros(50);

@@ -25,6 +25,8 @@ pub const DISCONNECT: u8 = 0xe0;
 pub struct Frame<'a> {
     /// Packet type and flags.
     pub first: u8,
+    /// The whole packet.
+    pub bytes: &'a [u8],
     /// Everything behind the Fixed Header.
     pub body: &'a [u8],
     /// Length of the whole packet, Fixed Header included.
@@ -41,13 +43,15 @@ impl<'a> Frame<'a> {
         let Some((remaining_length, header_rest)) = variable_byte_integer(rest)? else {
             return Ok(None);
         };
-        let Some(body) = rest.get(header_rest..header_rest + remaining_length) else {
+        let length = 1 + header_rest + remaining_length;
+        let Some(bytes) = input.get(..length) else {
             return Ok(None);
         };
         Ok(Some(Frame {
             first: *first,
-            body,
-            length: 1 + header_rest + remaining_length,
+            bytes,
+            body: bytes.get(1 + header_rest..).unwrap_or_default(),
+            length,
         }))
     }
 

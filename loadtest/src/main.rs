@@ -1,23 +1,19 @@
 //! The command: arguments in, a report on standard output, errors on standard error with exit code 1.
 
+use std::error::Error;
+use std::fmt::Display;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use nightjar_loadtest::arguments::{Arguments, Command};
-use nightjar_loadtest::scenario::Scenario;
-use nightjar_loadtest::{engine, relay};
+use nightjar_loadtest::arguments::{Arguments, Command, OutputArguments};
+use nightjar_loadtest::compare::{self, CompareArguments};
+use nightjar_loadtest::progress::Progress;
+use nightjar_loadtest::{html, outcome, relay};
+use serde::Serialize;
 
 fn main() -> ExitCode {
-    let outcome = match Arguments::parse().command {
-        Command::Pubsub(arguments) => scenario(arguments.scenario(), arguments.common.json),
-        Command::FanOut(arguments) => scenario(arguments.scenario(), arguments.common.json),
-        Command::Relay(arguments) => {
-            let seconds = Duration::from_secs_f64(arguments.seconds);
-            relay::run(arguments.port, seconds).map_err(Into::into)
-        }
-    };
-    match outcome {
+    match run(&Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("nightjar-loadtest: {error}");
@@ -26,15 +22,54 @@ fn main() -> ExitCode {
     }
 }
 
-fn scenario<E: std::error::Error + 'static>(
-    scenario: Result<Scenario, E>,
-    json: bool,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let report = engine::run(&scenario?)?;
-    if json {
-        println!("{}", serde_json::to_string(&report)?);
+fn run(command: &Command) -> Result<(), Box<dyn Error>> {
+    match command {
+        Command::Relay(arguments) => {
+            let seconds = Duration::from_secs_f64(arguments.seconds);
+            Ok(relay::run(arguments.port, seconds)?)
+        }
+        Command::Compare(arguments) => compare(arguments),
+        scenario => play(scenario),
+    }
+}
+
+fn play(command: &Command) -> Result<(), Box<dyn Error>> {
+    let progress = Progress::on_terminal();
+    let played = outcome::play(command, &progress);
+    progress.finish();
+    let Some((played, output)) = played.zip(outcome::output(command)) else {
+        return Ok(());
+    };
+    let outcome = played?;
+    write(&outcome, || html::page(&outcome), output)
+}
+
+fn compare(arguments: &CompareArguments) -> Result<(), Box<dyn Error>> {
+    let progress = Progress::on_terminal();
+    let compared = compare::run(arguments, &std::env::current_exe()?, &progress);
+    progress.finish();
+    let comparison = compared?;
+    write(&comparison, || comparison.page(), &arguments.output)?;
+    if comparison.has_results() {
+        Ok(())
     } else {
-        print!("{report}");
+        Err("no run came to a result".into())
+    }
+}
+
+fn write(
+    result: &(impl Serialize + Display),
+    page: impl FnOnce() -> String,
+    output: &OutputArguments,
+) -> Result<(), Box<dyn Error>> {
+    if let Some(path) = &output.html {
+        std::fs::write(path, page())
+            .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    }
+    if output.json {
+        println!("{}", serde_json::to_string(result)?);
+    } else {
+        print!("{result}");
     }
     Ok(())
 }

@@ -14,20 +14,57 @@ use nightjar_codec::{
 
 use crate::frame::{self, FrameError};
 
-/// A CONNECT with a clean start and without keep alive: a run is bounded in time, and pings would only add noise.
+/// Whom a connection says it is, and which session it wants.
+#[derive(Clone, Copy, Debug)]
+pub struct Greeting<'a> {
+    pub protocol: ProtocolVersion,
+    pub client_id: &'a str,
+    pub receive_maximum: u16,
+    pub credentials: Option<&'a Credentials>,
+    pub session: SessionWish,
+}
+
+/// Which session a connection asks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SessionWish {
+    /// A new one that ends with the connection.
+    Clean,
+    /// The one there is, if any, to be kept after the connection: for so many seconds in 5.0, without end before.
+    Kept { seconds: u32 },
+}
+
+/// User name and password.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Credentials {
+    pub username: String,
+    pub password: Option<String>,
+}
+
+/// A CONNECT without keep alive: a run is bounded in time, and pings would only add noise.
 #[must_use]
-pub fn connect(version: ProtocolVersion, client_id: &str, receive_maximum: u16) -> Vec<u8> {
+pub fn connect(greeting: &Greeting<'_>) -> Vec<u8> {
+    let version = greeting.protocol;
+    let kept = match greeting.session {
+        SessionWish::Clean => None,
+        SessionWish::Kept { seconds } => Some(seconds),
+    };
+    let password = greeting
+        .credentials
+        .and_then(|credentials| credentials.password.as_ref());
     let packet = Connect {
         protocol_version: version,
         bridge: false,
-        clean_start: true,
+        clean_start: kept.is_none(),
         keep_alive: 0,
-        client_id: client_id.into(),
+        client_id: greeting.client_id.into(),
         will: None,
-        username: None,
-        password: None,
+        username: greeting
+            .credentials
+            .map(|credentials| credentials.username.as_str().into()),
+        password: password.map(|password| password.clone().into_bytes().into()),
         properties: ConnectProperties {
-            receive_maximum: NonZeroU16::new(receive_maximum),
+            receive_maximum: NonZeroU16::new(greeting.receive_maximum),
+            session_expiry_interval: kept,
             ..ConnectProperties::default()
         },
     };
@@ -37,16 +74,29 @@ pub fn connect(version: ProtocolVersion, client_id: &str, receive_maximum: u16) 
 /// A SUBSCRIBE of one Topic Filter.
 #[must_use]
 pub fn subscribe(version: ProtocolVersion, topic_filter: &str, qos: QoS) -> Vec<u8> {
+    subscribe_all(version, PacketId::MIN, [topic_filter], qos)
+}
+
+/// A SUBSCRIBE of several Topic Filters.
+#[must_use]
+pub fn subscribe_all<S: AsRef<str>>(
+    version: ProtocolVersion,
+    packet_id: PacketId,
+    topic_filters: impl IntoIterator<Item = S>,
+    qos: QoS,
+) -> Vec<u8> {
+    let options = SubscriptionOptions {
+        qos,
+        ..SubscriptionOptions::default()
+    };
+    let filters = topic_filters.into_iter().map(|filter| SubscribeFilter {
+        topic_filter: filter.as_ref().into(),
+        options,
+    });
     let packet = Subscribe {
-        packet_id: PacketId::MIN,
+        packet_id,
         properties: SubscribeProperties::default(),
-        filters: vec![SubscribeFilter {
-            topic_filter: topic_filter.into(),
-            options: SubscriptionOptions {
-                qos,
-                ..SubscriptionOptions::default()
-            },
-        }],
+        filters: filters.collect(),
     };
     encode(&Packet::Subscribe(packet), version)
 }
@@ -94,6 +144,7 @@ pub const DISCONNECT: [u8; 2] = [frame::DISCONNECT, 0];
 /// What a CONNACK allows the client to do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Allowed {
+    pub session_present: bool,
     /// QoS 1 and 2 messages in flight towards the broker. Before 5.0 there is no bound but the Packet Identifiers.
     pub receive_maximum: u16,
     pub maximum_qos: QoS,
@@ -103,6 +154,7 @@ impl Default for Allowed {
     /// What the absence of a property says.
     fn default() -> Self {
         Self {
+            session_present: false,
             receive_maximum: u16::MAX,
             maximum_qos: QoS::ExactlyOnce,
         }
@@ -121,20 +173,23 @@ pub fn read_connack(version: ProtocolVersion, bytes: &[u8]) -> Result<Allowed, R
     let properties = connack.properties;
     let receive_maximum = properties.receive_maximum.map(NonZeroU16::get);
     Ok(Allowed {
+        session_present: connack.session_present,
         receive_maximum: receive_maximum.unwrap_or(default.receive_maximum),
         maximum_qos: properties.maximum_qos.unwrap_or(default.maximum_qos),
     })
 }
 
-/// Reads a SUBACK, which must grant at least `qos`.
-pub fn read_suback(version: ProtocolVersion, bytes: &[u8], qos: QoS) -> Result<(), Refusal> {
+/// Reads a SUBACK, which must grant at least `qos` to every filter; tells how many they are.
+pub fn read_suback(version: ProtocolVersion, bytes: &[u8], qos: QoS) -> Result<usize, Refusal> {
     let Packet::Suback(suback) = read(version, bytes)? else {
         return Err(Refusal::unexpected(bytes));
     };
-    match suback.reason_codes.as_slice() {
-        [code] if !code.is_error() && code.as_u8() >= qos.as_u8() => Ok(()),
-        [code] => Err(Refusal::Subscribe(*code)),
-        _ => Err(Refusal::unexpected(bytes)),
+    let granted = |code: &&ReasonCode| !code.is_error() && code.as_u8() >= qos.as_u8();
+    let codes = suback.reason_codes;
+    match codes.iter().find(|code| !granted(code)) {
+        Some(code) => Err(Refusal::Subscribe(*code)),
+        None if codes.is_empty() => Err(Refusal::unexpected(bytes)),
+        None => Ok(codes.len()),
     }
 }
 
@@ -221,7 +276,7 @@ mod tests {
     #[test]
     fn a_suback_below_the_wanted_qos_is_an_error() {
         let check = |qos| read_suback(ProtocolVersion::V3_1_1, b"\x90\x03\x00\x01\x01", qos);
-        assert_eq!(check(QoS::AtLeastOnce), Ok(()));
+        assert_eq!(check(QoS::AtLeastOnce), Ok(1));
         assert!(matches!(
             check(QoS::ExactlyOnce),
             Err(Refusal::Subscribe(_))

@@ -12,27 +12,36 @@ pub struct Memory {
     pub resident_peak: u64,
 }
 
-/// CPU time, user and system, of all threads of a process, in steps of a clock tick (10 ms).
+/// CPU time, user and system, of all threads of a process.
+///
+/// The sum over the threads there are is exact to the nanosecond and leaves out those that have ended; the sum of the
+/// process counts them and is rounded down to a clock tick (10 ms). The larger is nearer to the truth.
 pub fn cpu_time(pid: u32) -> io::Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let ticks = ticks(&stat).ok_or(io::ErrorKind::InvalidData)?;
     let per_second = rustix::param::clock_ticks_per_second().max(1);
-    Ok(Duration::from_micros(ticks * 1_000_000 / per_second))
+    let of_process = Duration::from_micros(ticks * 1_000_000 / per_second);
+    Ok(of_process.max(threads(pid, 0)?))
 }
 
 /// How long the threads of a process were ready to run while others had the core, summed up.
 ///
 /// A broker or generator that has to wait for its core is measured together with its neighbours.
 pub fn wait_time(pid: u32) -> io::Result<Duration> {
-    let mut waited = Duration::ZERO;
+    threads(pid, 1)
+}
+
+/// One field of `schedstat`, in nanoseconds, summed up over the threads of a process.
+fn threads(pid: u32, number: usize) -> io::Result<Duration> {
+    let mut sum = Duration::ZERO;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
         // A thread that ends meanwhile, or a kernel that does not count, adds nothing.
         let schedstat = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
-        let field = schedstat.split_ascii_whitespace().nth(1);
+        let field = schedstat.split_ascii_whitespace().nth(number);
         let nanoseconds = field.and_then(|field| field.parse().ok());
-        waited += Duration::from_nanos(nanoseconds.unwrap_or(0));
+        sum += Duration::from_nanos(nanoseconds.unwrap_or(0));
     }
-    Ok(waited)
+    Ok(sum)
 }
 
 /// Resident memory of a process and the most it ever was.

@@ -3,9 +3,11 @@
 //! Comes in: how many messages may have been sent in all (`limit`), and the acknowledgements that a read returned. Goes
 //! out: bytes. The block is written straight to the socket; while a part of it is unsent nothing in it is touched.
 
-use std::io::{self, IoSlice, Write};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
 use std::ops::Range;
 
+use hdrhistogram::Histogram;
 use nightjar_codec::{ProtocolVersion, QoS};
 
 use crate::connection::{Connection, PeerError};
@@ -29,6 +31,8 @@ pub struct Publisher {
     next_packet_id: u16,
     sent: u64,
     acknowledged: u64,
+    /// Messages behind the last of a stretch, and when that was handed to the socket; kept while a closed loop is timed.
+    times: Option<VecDeque<(u64, u64)>>,
     /// Acknowledgements with a Reason Code of 0x80 or above.
     pub refused: u64,
 }
@@ -102,7 +106,50 @@ impl Publisher {
             next_packet_id: 1,
             sent: 0,
             acknowledged: 0,
+            times: None,
             refused: 0,
+        }
+    }
+
+    /// From here on, the time of each message is remembered until it is acknowledged.
+    pub fn keep_times(&mut self) {
+        self.times = Some(VecDeque::new());
+    }
+
+    /// QoS 1 and 2 messages that got their last acknowledgement.
+    #[must_use]
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
+    /// Records how long the messages up to the last acknowledged one waited, of which `before` were booked earlier.
+    /// Acknowledgements come in the order of their messages [MQTT-4.6.0-2].
+    #[inline]
+    pub fn time_acknowledgements(
+        &mut self,
+        before: u64,
+        now: u64,
+        schedule: Option<(&Schedule, u64)>,
+        latency: &mut Histogram<u64>,
+    ) {
+        if let Some((schedule, index)) = schedule {
+            for sequence in before..self.acknowledged {
+                let due = schedule.due(index, sequence);
+                latency.saturating_record(now.saturating_sub(due).max(1));
+            }
+            return;
+        }
+        let Some(times) = &mut self.times else { return };
+        let mut from = before;
+        while let Some((behind, at)) = times.front().copied()
+            && from < self.acknowledged
+        {
+            let upto = behind.min(self.acknowledged);
+            latency.saturating_record_n(now.saturating_sub(at).max(1), upto.saturating_sub(from));
+            from = upto;
+            if upto == behind {
+                times.pop_front();
+            }
         }
     }
 
@@ -121,7 +168,12 @@ impl Publisher {
 
     /// Sends until `limit` messages are sent in all, the in-flight bound is reached, or the socket is full.
     #[inline]
-    pub fn send(&mut self, limit: u64, schedule: Option<(&Schedule, u64)>) -> io::Result<()> {
+    pub fn send(
+        &mut self,
+        limit: u64,
+        now: u64,
+        schedule: Option<(&Schedule, u64)>,
+    ) -> io::Result<()> {
         let limit = if self.packet_id_at.is_some() {
             limit.min(self.acknowledged + self.in_flight_max)
         } else {
@@ -130,6 +182,9 @@ impl Publisher {
         loop {
             if self.unsent.is_empty() && self.sent < limit {
                 self.fill(limit - self.sent, schedule);
+                if let Some(times) = &mut self.times {
+                    times.push_back((self.sent, now));
+                }
             }
             if !self.connection.writable || (self.unsent.is_empty() && self.releases.is_empty()) {
                 return Ok(());
@@ -204,26 +259,16 @@ impl Publisher {
     fn write(&mut self) -> io::Result<()> {
         let block = self.block.get(self.unsent.clone()).unwrap_or_default();
         // The block first: it may have been cut in the middle of a packet.
-        let mut stream = &self.connection.stream;
-        let written = if self.releases.is_empty() {
-            stream.write(block)
+        let length = if self.releases.is_empty() {
+            self.connection.write(block)?
         } else {
-            stream.write_vectored(&[IoSlice::new(block), IoSlice::new(&self.releases)])
+            let slices = [IoSlice::new(block), IoSlice::new(&self.releases)];
+            self.connection.write_vectored(&slices)?
         };
-        match written {
-            Ok(length) => {
-                let of_block = length.min(block.len());
-                self.unsent.start += of_block;
-                self.releases.drain(..length - of_block);
-                Ok(())
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.connection.writable = false;
-                Ok(())
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-            Err(error) => Err(error),
-        }
+        let of_block = length.min(block.len());
+        self.unsent.start += of_block;
+        self.releases.drain(..length - of_block);
+        Ok(())
     }
 }
 

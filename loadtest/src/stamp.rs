@@ -35,13 +35,23 @@ impl Stamp {
         })
     }
 
+    /// What a payload begins with.
+    #[must_use]
+    pub fn bytes(self) -> [u8; STAMP_LENGTH] {
+        let mut bytes = [0; STAMP_LENGTH];
+        let (publisher, rest) = bytes.split_at_mut(SEQUENCE_AT);
+        publisher.copy_from_slice(&self.publisher.to_be_bytes());
+        let (sequence, due) = rest.split_at_mut(DUE_AT - SEQUENCE_AT);
+        sequence.copy_from_slice(&self.sequence.to_be_bytes());
+        due.copy_from_slice(&self.due.to_be_bytes());
+        bytes
+    }
+
     /// A payload of `length` bytes (at least `STAMP_LENGTH`) that begins with this stamp.
     #[must_use]
     pub fn payload(self, length: usize) -> Vec<u8> {
         let mut payload = Vec::with_capacity(length);
-        payload.extend(self.publisher.to_be_bytes());
-        payload.extend(self.sequence.to_be_bytes());
-        payload.extend(self.due.to_be_bytes());
+        payload.extend(self.bytes());
         payload.resize(length.max(STAMP_LENGTH), b'.');
         payload
     }

@@ -102,9 +102,11 @@ pub struct Books {
     pub received: u64,
     /// Messages that are not ours: without a stamp or of a publisher that this subscriber did not ask for.
     pub strays: u64,
-    /// Nanoseconds from when a message was due to when it arrived; filled while `measuring`.
+    /// Nanoseconds from when a message was due to when it arrived, of the messages due while it was measured: those that
+    /// come late do not fall out because the measuring is over.
     pub latency: Histogram<u64>,
-    pub measuring: bool,
+    measured_from: u64,
+    measured_for: u64,
 }
 
 impl Books {
@@ -117,10 +119,27 @@ impl Books {
             anomalies: (0..links.count()).map(|_| Anomalies::default()).collect(),
             received: 0,
             strays: 0,
-            latency: Histogram::new_with_bounds(1, LATENCY_MAX_NANOSECONDS, 3)
-                .expect("the bounds are valid"),
-            measuring: false,
+            latency: Self::histogram(),
+            measured_from: 0,
+            measured_for: 0,
         }
+    }
+
+    /// An empty histogram of latencies.
+    #[must_use]
+    pub fn histogram() -> Histogram<u64> {
+        Histogram::new_with_bounds(1, LATENCY_MAX_NANOSECONDS, 3).expect("the bounds are valid")
+    }
+
+    /// From `now` on, what is due is measured.
+    pub fn measure_from(&mut self, now: u64) {
+        self.measured_from = now;
+        self.measured_for = FOREVER;
+    }
+
+    /// What is due from `now` on is not measured; what was due before still is.
+    pub fn measure_until(&mut self, now: u64) {
+        self.measured_for = now - self.measured_from.min(now);
     }
 
     /// Up to which of `publisher`'s messages its slowest subscriber has come.
@@ -166,7 +185,8 @@ impl Books {
         } else if let Some(anomalies) = self.anomalies.get_mut(stream) {
             *next = anomalies.unexpected(*next, stamp.sequence);
         }
-        if self.measuring && stamp.due > 0 {
+        // Without a due time it is 0, which is far behind when it wraps.
+        if stamp.due.wrapping_sub(self.measured_from) < self.measured_for {
             self.latency
                 .saturating_record(now.saturating_sub(stamp.due).max(1));
         }
@@ -225,6 +245,8 @@ impl Subscriber {
     }
 }
 
+/// 146 years.
+const FOREVER: u64 = u64::MAX / 4;
 const LATENCY_MAX_NANOSECONDS: u64 = 60_000_000_000;
 
 #[cfg(test)]

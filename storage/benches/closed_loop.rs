@@ -88,6 +88,12 @@ fn scenarios() -> Vec<Scenario> {
             ..one_each
         },
         Scenario {
+            name: "100 x 20 in flight, receivers at once",
+            dequeue_after: 100,
+            online: true,
+            ..one_each
+        },
+        Scenario {
             name: "100 x 20 in flight, written only",
             durability: Durability::Written,
             ..one_each

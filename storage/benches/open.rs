@@ -100,12 +100,13 @@ fn fill(directory: &Path, messages: u64, sessions: u64) -> Result<(), Box<dyn Er
                 sequence: 0,
                 publisher: None,
             }),
-            owners: vec![OwnerEntry {
+            owners: [OwnerEntry {
                 owner: Owner::Session(client_id(message_id % sessions)),
                 qos: QoS::AtLeastOnce,
                 retain: false,
                 subscription_identifiers: Vec::new(),
-            }],
+            }]
+            .into(),
         });
         engine.append(Batch(batch.collect()))?;
         engine.flush();

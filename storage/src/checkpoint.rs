@@ -32,8 +32,79 @@ pub trait Checkpoint: Send + Sync {
         limit: usize,
     ) -> Result<Vec<QueuedMessage>, StorageError>;
 
+    /// What one owner's queue holds, in its order, without the messages: what a start needs of a long queue.
+    fn outline(&self, owner: &Owner) -> Result<Vec<QueueEntry>, StorageError> {
+        let mut entries = Vec::new();
+        let mut after = 0;
+        loop {
+            let page = self.queue(owner, after, PAGE)?;
+            let Some(last) = page.last() else {
+                return Ok(entries);
+            };
+            after = last.sequence;
+            entries.extend(page.iter().map(QueueEntry::of));
+        }
+    }
+
+    /// These messages of one owner's queue, in the order asked for: up to the first that is not there or not durable
+    /// yet, and as long as their texts have at most `bytes_max` together; the first one in any case. The work does not
+    /// depend on what else is in the queue.
+    fn queued(
+        &self,
+        owner: &Owner,
+        message_ids: &[MessageId],
+        bytes_max: u64,
+    ) -> Result<Vec<QueuedMessage>, StorageError>;
+
+    /// Share groups whose queue holds something, in order.
+    fn groups(&self) -> Result<Vec<Owner>, StorageError> {
+        let mut groups = Vec::new();
+        self.scan(Table::Queues, &mut |record| {
+            if let Record::Queued { owner, .. } = record
+                && matches!(owner, Owner::Group { .. })
+                && groups.last() != Some(&owner)
+            {
+                groups.push(owner);
+            }
+        })?;
+        Ok(groups)
+    }
+
+    /// The highest message id that is known, 0 if none is; ids are given above it after a start.
+    fn message_id_max(&self) -> MessageId;
+
     /// Visits every record of one table, ordered by its key.
     fn scan(&self, table: Table, visit: &mut dyn FnMut(Record)) -> Result<(), StorageError>;
+}
+
+/// One entry of an owner's queue, without its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueEntry {
+    pub message_id: MessageId,
+    /// Of the message's topic, properties and payload; 0 where the message is not needed any more.
+    pub bytes: u32,
+    pub phase: QueuePhase,
+}
+
+/// [`QueuedState`] without the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueuePhase {
+    Waiting,
+    Sent { packet_id: u16 },
+    Released { packet_id: u16 },
+}
+
+impl QueueEntry {
+    fn of(queued: &QueuedMessage) -> Self {
+        let message = queued.state.message();
+        Self {
+            message_id: queued.message_id,
+            bytes: message.map_or(0, |message| {
+                u32::try_from(message.text_bytes()).unwrap_or(u32::MAX)
+            }),
+            phase: queued.state.phase(),
+        }
+    }
 }
 
 /// One message in one owner's queue.
@@ -76,6 +147,14 @@ impl QueuedState {
         match self {
             Self::Waiting(message) | Self::Sent { message, .. } => Some(message),
             Self::Released { .. } => None,
+        }
+    }
+
+    pub fn phase(&self) -> QueuePhase {
+        match *self {
+            Self::Waiting(_) => QueuePhase::Waiting,
+            Self::Sent { packet_id, .. } => QueuePhase::Sent { packet_id },
+            Self::Released { packet_id, .. } => QueuePhase::Released { packet_id },
         }
     }
 
@@ -149,3 +228,6 @@ pub enum Record {
     },
     Clock(ClockRecord),
 }
+
+/// Messages that are read at once where a whole queue is.
+const PAGE: usize = 256;

@@ -21,7 +21,7 @@ use nightjar_codec::{ProtocolVersion, QoS, RetainHandling};
 
 use crate::checkpoint::{Checkpoint, QueuedMessage, QueuedState, Record, Sequence, Table};
 use crate::image::Image;
-use crate::journal::{Journal, JournalStatus, Lsn, epoch, restore};
+use crate::journal::{Journal, JournalStatus, Lsn, restore};
 use crate::memory::MemoryEngine;
 use crate::operation::{
     Batch, ClockRecord, MessageId, Operation, Owner, OwnerEntry, SessionRecord, StoredMessage,
@@ -46,10 +46,10 @@ pub trait Subject: Journal + Checkpoint + Sized {
     /// Cuts the power and opens what is left. What was not durable may be there, in whole batches from the oldest on.
     fn power_cut(self) -> Self;
 
-    /// Lets the medium fail under the next write.
+    /// Lets the medium fail under the next write. Returns when the journal has failed.
     fn fail(&mut self);
 
-    /// Opens the medium again after a failure.
+    /// Lets the medium work again. Returns when the journal has noticed; from here on it is held, as by `hold`.
     fn reopen(&mut self);
 }
 
@@ -79,6 +79,7 @@ impl Subject for MemoryEngine {
 
     fn reopen(&mut self) {
         Self::reopen(self);
+        Self::hold(self);
     }
 }
 
@@ -90,6 +91,7 @@ pub fn check_integrity(checkpoint: &impl Checkpoint) {
     let mut orders = BTreeSet::new();
     let mut entries = BTreeSet::new();
     let mut before: Option<(Owner, Sequence)> = None;
+    let mut queues: BTreeMap<Owner, Vec<QueuedMessage>> = BTreeMap::new();
 
     scan(checkpoint, Table::Sessions, |record| {
         let Record::Session { client_id, .. } = record else {
@@ -152,7 +154,8 @@ pub fn check_integrity(checkpoint: &impl Checkpoint) {
             );
             *needed.entry(queued.message_id).or_default() += 1;
         }
-        let place = (owner, queued.sequence);
+        let place = (owner.clone(), queued.sequence);
+        queues.entry(owner).or_default().push(queued);
         assert!(place.1 > 0, "places begin above 0");
         assert!(
             before.as_ref().is_none_or(|before| *before < place),
@@ -175,6 +178,50 @@ pub fn check_integrity(checkpoint: &impl Checkpoint) {
     assert!(
         needed.is_empty(),
         "queued messages that are not stored: {needed:?}"
+    );
+    check_ways_to_read(checkpoint, &queues);
+}
+
+/// Panics where a queue that is read by its entries, or message by message, is not what a scan shows.
+fn check_ways_to_read(checkpoint: &impl Checkpoint, queues: &BTreeMap<Owner, Vec<QueuedMessage>>) {
+    for (owner, queue) in queues {
+        let outline: Vec<_> = checkpoint
+            .outline(owner)
+            .expect("a healthy medium can be read")
+            .iter()
+            .map(|entry| (entry.message_id, u64::from(entry.bytes), entry.phase))
+            .collect();
+        let expected: Vec<_> = queue
+            .iter()
+            .map(|queued| {
+                let message = queued.state.message();
+                let bytes = message.map_or(0, |message| message.text_bytes());
+                (queued.message_id, bytes, queued.state.phase())
+            })
+            .collect();
+        assert_eq!(outline, expected, "the outline of the queue of {owner:?}");
+        let needed = queue
+            .iter()
+            .filter(|queued| queued.state.message().is_some());
+        let backwards: Vec<QueuedMessage> = needed.rev().cloned().collect();
+        let ids: Vec<MessageId> = backwards.iter().map(|queued| queued.message_id).collect();
+        let read = checkpoint.queued(owner, &ids, u64::MAX);
+        assert_eq!(
+            read.expect("a healthy medium can be read"),
+            backwards,
+            "the messages of {owner:?} read by their ids"
+        );
+    }
+    let mut groups: Vec<&Owner> = queues.keys().collect();
+    groups.retain(|owner| matches!(owner, Owner::Group { .. }));
+    let found = checkpoint.groups().expect("a healthy medium can be read");
+    assert!(found.iter().eq(groups), "groups with a queue: {found:?}");
+    let highest = queues.values().flatten().map(|queued| queued.message_id);
+    assert!(
+        highest
+            .max()
+            .is_none_or(|id| id <= checkpoint.message_id_max()),
+        "a message id is above the highest"
     );
 }
 
@@ -334,7 +381,7 @@ fn message(topic: &str, message_id: MessageId) -> Arc<StoredMessage> {
 fn enqueue(message_id: MessageId, owners: &[OwnerEntry]) -> Operation {
     Operation::Enqueue {
         message: message("t/1", message_id),
-        owners: owners.to_vec(),
+        owners: owners.into(),
     }
 }
 

@@ -25,6 +25,27 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
 
     /// Makes the file of `create` the store's, durably. It was synced and is closed.
     fn publish(&self) -> io::Result<()>;
+
+    /// How much room there is. `None` where nobody can tell.
+    fn room(&self) -> io::Result<Option<Room>> {
+        Ok(None)
+    }
+}
+
+/// Bytes of a file system: all that its users may have together, and what of it is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    pub bytes: u64,
+    pub free: u64,
+}
+
+impl Room {
+    /// A file system without bytes is not full: some that are made up by the kernel say so.
+    pub fn free_percent(&self) -> u64 {
+        let percent = u128::from(self.free) * 100;
+        let percent = percent.checked_div(u128::from(self.bytes)).unwrap_or(100);
+        u64::try_from(percent.min(100)).expect("not above 100")
+    }
 }
 
 /// A file that is read and written at offsets.
@@ -80,8 +101,13 @@ impl Directory {
         })
     }
 
+    /// Where the store of a data directory is.
+    pub fn file_in(path: &Path) -> PathBuf {
+        path.join(FILE_NAME)
+    }
+
     fn file(&self) -> PathBuf {
-        self.path.join(FILE_NAME)
+        Self::file_in(&self.path)
     }
 
     fn temporary(&self) -> PathBuf {
@@ -116,6 +142,38 @@ impl Disk for Directory {
         fs::rename(self.temporary(), self.file())?;
         sync_directory(&self.path)
     }
+
+    #[cfg(unix)]
+    fn room(&self) -> io::Result<Option<Room>> {
+        let found = rustix::fs::statvfs(&self.path)?;
+        // What is kept for root counts as neither.
+        let blocks = found.f_blocks.saturating_sub(found.f_bfree) + found.f_bavail;
+        Ok(Some(Room {
+            bytes: blocks.saturating_mul(found.f_frsize),
+            free: found.f_bavail.saturating_mul(found.f_frsize),
+        }))
+    }
+}
+
+/// What an operator should know about the file system that this directory is on. Empty if there is nothing.
+pub fn warnings(directory: &Path) -> Vec<String> {
+    #[cfg(target_os = "linux")]
+    if let Ok(found) = rustix::fs::statfs(directory) {
+        // The numbers of the kernel have 32 bits; the field is wider on some machines, and signed.
+        #[allow(
+            clippy::cast_sign_loss,
+            clippy::cast_possible_truncation,
+            reason = "a magic number"
+        )]
+        let kind = found.f_type as u32;
+        return FILE_SYSTEMS
+            .iter()
+            .filter(|(number, _, _)| *number == kind)
+            .map(|(_, name, why)| format!("{} is on {name}: {why}.", directory.display()))
+            .collect();
+    }
+    let _ = directory;
+    Vec::new()
 }
 
 impl DiskFile for File {
@@ -196,7 +254,7 @@ fn make_directory(path: &Path) -> io::Result<()> {
 }
 
 /// Opens or makes a file that nobody else may read.
-fn open_private(path: &Path, create: bool) -> io::Result<File> {
+pub(crate) fn open_private(path: &Path, create: bool) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options
         .read(true)
@@ -209,13 +267,39 @@ fn open_private(path: &Path, create: bool) -> io::Result<File> {
 }
 
 /// A rename survives a power cut only when the directory is synced.
-fn sync_directory(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     File::open(path)?.sync_all()?;
     #[cfg(not(unix))]
     let _ = path;
     Ok(())
 }
+
+/// File systems that do not keep what they are given, or are not known to, by their number in `statfs`.
+#[cfg(target_os = "linux")]
+const FILE_SYSTEMS: [(u32, &str, &str); 8] = [
+    (0x0102_1994, "tmpfs", IN_MEMORY),
+    (0x8584_58f6, "ramfs", IN_MEMORY),
+    (0x0000_6969, "NFS", ON_NETWORK),
+    (0x0000_517b, "SMB", ON_NETWORK),
+    (0xff53_4d42, "CIFS", ON_NETWORK),
+    (0xfe53_4d42, "SMB 2", ON_NETWORK),
+    (
+        0x794c_7630,
+        "overlay",
+        "a container's own layer, which is gone when the container is removed; mount a volume there",
+    ),
+    (
+        0x6573_5546,
+        "FUSE",
+        "whether a sync reaches a disk is up to the program behind it",
+    ),
+];
+#[cfg(target_os = "linux")]
+const IN_MEMORY: &str = "it is gone when the machine is switched off, whatever was acknowledged";
+#[cfg(target_os = "linux")]
+const ON_NETWORK: &str =
+    "locks and syncs there depend on the server, and each commit waits for the network";
 
 const FILE_NAME: &str = "nightjar.redb";
 const TEMPORARY_NAME: &str = "nightjar.redb.new";

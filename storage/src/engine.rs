@@ -5,17 +5,19 @@
 //!
 //! It joins four rooms: `writer` says when, `index` says what, `record` says in which bytes, `redb` puts it on the disk.
 //! At a start everything is read once, but payloads are not kept; a row that is not what was written ends the start. After
-//! a failed commit the handle is dropped, and the database is opened and read again.
+//! a failed commit the handle is dropped, and the database is opened and read again; what it holds is told by the count of
+//! operations in it (`docs/storage-format.md`, "After a failed sync"). As long as that does not succeed, the last commit can be
+//! read; nothing that would be written reaches the file then.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::checkpoint::{Checkpoint, QueuedMessage, Record, Sequence, Table};
+use crate::checkpoint::{Checkpoint, QueueEntry, QueuedMessage, Record, Sequence, Table};
 use crate::disk::{Directory, Disk};
 use crate::error::StorageError;
 use crate::index::Index;
-use crate::journal::{Journal, JournalStatus, Lsn, first_lsn_of};
+use crate::journal::{Journal, JournalStatus, Lsn};
 use crate::operation::{Batch, ClockRecord, MessageId, Operation, Owner, SessionRecord};
 use crate::redb::{Database, Snapshot};
 use crate::writer::{Counters, Durability, Medium, Progress, Writer};
@@ -36,8 +38,10 @@ pub struct Options {
     pub pending_bytes_max: u64,
     /// Bytes of the file that are held in memory.
     pub cache_bytes: usize,
-    /// How long after a failure the store is opened again; twice as long after each further one, up to two seconds.
+    /// How long after a failure the store is opened again; twice as long after each further one, up to 20 times as long.
     pub reopen_delay: Duration,
+    /// Percent of the file system that stays free: below it nothing is taken, before there is no room at all. 0: no floor.
+    pub disk_free_min: u8,
 }
 
 impl Default for Options {
@@ -47,7 +51,23 @@ impl Default for Options {
             pending_bytes_max: 64 << 20,
             cache_bytes: 64 << 20,
             reopen_delay: Duration::from_millis(100),
+            disk_free_min: 5,
         }
+    }
+}
+
+/// How large the store's file is, and how much of it holds something. `nightjar store compact` gives the rest back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileUse {
+    pub bytes: u64,
+    pub used: u64,
+}
+
+impl FileUse {
+    pub fn free_percent(&self) -> u64 {
+        let free = u128::from(self.bytes.saturating_sub(self.used)) * 100;
+        let percent = free.checked_div(u128::from(self.bytes)).unwrap_or(0);
+        u64::try_from(percent).expect("not above 100")
     }
 }
 
@@ -78,8 +98,7 @@ impl RedbEngine {
             options,
             state: Mutex::new(State::default()),
         });
-        store.open(None)?;
-        let operations = store.lock().index.operations();
+        let operations = store.open()?;
         let writer =
             Writer::start(Box::new(Arc::clone(&store)), operations, &options).map_err(|error| {
                 StorageError::Failed {
@@ -95,11 +114,6 @@ impl RedbEngine {
         self.writer.on_progress(progress);
     }
 
-    /// The highest message id that was ever stored; ids are given above it.
-    pub fn message_id_max(&self) -> MessageId {
-        self.store.lock().index.message_id_max()
-    }
-
     /// Both clocks at the last commit that carried them.
     pub fn clock(&self) -> Option<ClockRecord> {
         self.store.lock().index.clock()
@@ -107,6 +121,11 @@ impl RedbEngine {
 
     pub fn counters(&self) -> Counters {
         self.writer.counters()
+    }
+
+    /// Whether the thread of the store is gone for good: nothing will ever be durable again, and the process has to end.
+    pub fn has_ended(&self) -> bool {
+        self.writer.has_ended()
     }
 
     /// What messages call the store.
@@ -132,6 +151,21 @@ impl RedbEngine {
     /// For tests: stops as a killed process does, without what is pending.
     pub fn abandon(&self) {
         self.writer.abandon();
+    }
+
+    /// How much of the file is in use. Reads all of it that is not payload, so that it takes a while.
+    pub fn file_use(&self) -> Result<FileUse, StorageError> {
+        let database = self.store.lock().open_database()?;
+        let used = database.read()?.used()?;
+        Ok(FileUse {
+            bytes: database.file_bytes(),
+            used,
+        })
+    }
+
+    /// The store as it is on the disk at this moment.
+    pub(crate) fn snapshot(&self) -> Result<Snapshot, StorageError> {
+        self.store.lock().read()
     }
 
     /// Reads everything there is, and names what is wrong with it. Ends at what cannot be read at all.
@@ -175,8 +209,7 @@ impl Journal for RedbEngine {
 impl Checkpoint for RedbEngine {
     /// What is durable has been applied; what is not cannot be applied but by `append`.
     fn apply(&mut self, _operations: &[Operation], upto: Lsn) -> Result<(), StorageError> {
-        let known = self.writer.operations();
-        if upto & (first_lsn_of(1, 0) - 1) <= known {
+        if upto <= self.writer.operations() {
             return Ok(());
         }
         Err(StorageError::Failed {
@@ -202,6 +235,38 @@ impl Checkpoint for RedbEngine {
             (snapshot, number, places)
         };
         snapshot.queued(number, places)
+    }
+
+    fn outline(&self, owner: &Owner) -> Result<Vec<QueueEntry>, StorageError> {
+        let state = self.store.lock();
+        state.open_database()?;
+        Ok(state.index.outline(owner))
+    }
+
+    fn queued(
+        &self,
+        owner: &Owner,
+        message_ids: &[MessageId],
+        bytes_max: u64,
+    ) -> Result<Vec<QueuedMessage>, StorageError> {
+        let (snapshot, number, places) = {
+            let state = self.store.lock();
+            let snapshot = state.read()?;
+            let (number, places) = state.index.places_of(owner, message_ids, bytes_max);
+            (snapshot, number, places)
+        };
+        snapshot.queued(number, places)
+    }
+
+    fn groups(&self) -> Result<Vec<Owner>, StorageError> {
+        let state = self.store.lock();
+        state.open_database()?;
+        Ok(state.index.group_owners())
+    }
+
+    /// The highest that was ever stored.
+    fn message_id_max(&self) -> MessageId {
+        self.store.lock().index.message_id_max()
     }
 
     fn scan(&self, table: Table, visit: &mut dyn FnMut(Record)) -> Result<(), StorageError> {
@@ -281,10 +346,13 @@ impl RedbEngine {
 impl State {
     /// The database as it is on the disk at this moment.
     fn read(&self) -> Result<Snapshot, StorageError> {
-        let database = self.database.as_ref().ok_or_else(|| StorageError::Failed {
+        self.open_database()?.read()
+    }
+
+    fn open_database(&self) -> Result<Arc<Database>, StorageError> {
+        self.database.clone().ok_or_else(|| StorageError::Failed {
             reason: "it is being opened again".into(),
-        })?;
-        database.read()
+        })
     }
 }
 
@@ -302,18 +370,46 @@ impl Store {
         drop(closed);
     }
 
-    /// Opens the database and reads it. With `operations`, they are those that the journal has counted; at a start, what
-    /// an earlier life may have given beyond what it wrote is left out.
-    fn open(&self, operations: Option<u64>) -> Result<(), StorageError> {
+    /// Opens the database at a start and gives the count of operations that the journal goes on from: behind all that an
+    /// earlier life may have given beyond what it wrote.
+    fn open(&self) -> Result<u64, StorageError> {
         let database = Database::open_or_create(&*self.disk, &self.options)?;
+        self.take(database, |index| {
+            let operations = index.operations() + OPERATIONS_SKIPPED;
+            index.set_operations(operations);
+            Ok(operations)
+        })
+    }
+
+    /// Reads what the database holds, and makes it what the store is.
+    fn take(
+        &self,
+        database: Database,
+        count: impl FnOnce(&mut Index) -> Result<u64, StorageError>,
+    ) -> Result<u64, StorageError> {
         let (mut index, orphans) = database.read()?.load()?;
-        let operations = operations.unwrap_or_else(|| index.operations() + OPERATIONS_SKIPPED);
-        index.set_operations(operations);
+        let operations = count(&mut index)?;
         let mut changes = index.take_changes();
         changes.removed = orphans;
-        // Proves that the disk takes a commit, too.
+        // Proves that the disk takes a commit, and writes again what only a failed sync has seen of the file's header.
         database.write(&changes)?;
         index.committed(changes);
+        let mut state = self.lock();
+        state.index = index;
+        state.database = Some(Arc::new(database));
+        Ok(operations)
+    }
+}
+
+impl Store {
+    /// Lets the last commit be read from a disk that takes nothing.
+    fn show(
+        &self,
+        counted: impl FnOnce(&Index) -> Result<u64, StorageError>,
+    ) -> Result<(), StorageError> {
+        let database = Database::open_unwritten(&*self.disk, &self.options)?;
+        let (index, _) = database.read()?.load()?;
+        counted(&index)?;
         let mut state = self.lock();
         state.index = index;
         state.database = Some(Arc::new(database));
@@ -322,12 +418,30 @@ impl Store {
 }
 
 impl Medium for Arc<Store> {
+    fn check(&mut self) -> Result<(), StorageError> {
+        let floor = self.options.disk_free_min;
+        if floor == 0 {
+            return Ok(());
+        }
+        // Asked before every commit, of which it is a hundredth: what others write to this disk, nobody tells.
+        match self.disk.room() {
+            Ok(Some(room)) if room.free_percent() < u64::from(floor) => Err(StorageError::Failed {
+                reason: format!(
+                    "{} % of the file system of {} is free, and disk_free_min is {floor}",
+                    room.free_percent(),
+                    self.disk.path()
+                )
+                .into(),
+            }),
+            // A file system that does not tell has to show it by its errors.
+            _ => Ok(()),
+        }
+    }
+
     fn commit(&mut self, batches: &[Batch], operations: u64) -> Result<(), StorageError> {
         let (database, changes) = {
             let mut state = self.lock();
-            let database = state.database.clone().ok_or_else(|| StorageError::Failed {
-                reason: "it is not open".into(),
-            })?;
+            let database = state.open_database()?;
             let mut folded = 0;
             for batch in batches {
                 for operation in &batch.0 {
@@ -348,15 +462,30 @@ impl Medium for Arc<Store> {
         drop(database);
         match written {
             Ok(()) => self.lock().index.committed(changes),
-            // The index is ahead of the disk for good.
-            Err(_) => self.close(),
+            Err(_) => {
+                // The index is ahead of the disk for good.
+                self.close();
+                let _ = self.show(|index| Ok(index.operations()));
+            }
         }
         written
     }
 
-    fn reopen(&mut self, operations: u64) -> Result<(), StorageError> {
+    fn reopen(&mut self, before: u64, after: u64) -> Result<u64, StorageError> {
+        let counted = |index: &Index| match index.operations() {
+            operations if operations == before || operations == after => Ok(operations),
+            operations => Err(StorageError::Corrupt {
+                what: format!("it holds {operations} operations, and {before} were durable").into(),
+            }),
+        };
         self.close();
-        self.open(Some(operations))
+        let opened = Database::open(&*self.disk, &self.options)
+            .and_then(|database| self.take(database, |index| counted(index)));
+        if opened.is_err() {
+            // Who wants to read is told of the failure where this fails, too.
+            let _ = self.show(counted);
+        }
+        opened
     }
 }
 

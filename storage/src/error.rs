@@ -14,6 +14,12 @@ pub enum StorageError {
     InUse { path: Box<str> },
     /// What is at the store's place is not a store of this program. It was not changed.
     Foreign { path: Box<str>, why: Box<str> },
+    /// There is no store at this place.
+    Missing { path: Box<str> },
+    /// There is something at the place where a new file was to be made. It was not changed.
+    Exists { path: Box<str> },
+    /// A line of an export cannot be taken.
+    Line { number: u64, what: Box<str> },
     /// A file or directory of the store cannot be used.
     File { path: Box<str>, reason: Box<str> },
 }
@@ -28,6 +34,11 @@ impl fmt::Display for StorageError {
                 formatter,
                 "{path} is not a store of nightjar and was left as it is: {why}"
             ),
+            Self::Missing { path } => write!(formatter, "there is no store at {path}"),
+            Self::Exists { path } => {
+                write!(formatter, "{path} is there already, and was left as it is")
+            }
+            Self::Line { number, what } => write!(formatter, "line {number}: {what}"),
             Self::File { path, reason } => write!(formatter, "{path}: {reason}"),
         }
     }

@@ -188,6 +188,15 @@ impl Image {
             .map(|(sequence, entry)| self.queued(*sequence, entry))
     }
 
+    /// One message of one owner's queue, unless it is past its PUBREC.
+    pub fn entry(&self, owner: &Owner, message_id: MessageId) -> Option<QueuedMessage> {
+        let queue = self.queues.get(owner)?;
+        let sequence = queue.places.get(&message_id)?;
+        let entry = queue.entries.get(sequence)?;
+        let is_needed = !matches!(entry.phase, Phase::Released { .. });
+        is_needed.then(|| self.queued(*sequence, entry))
+    }
+
     /// Every retained message, by topic.
     pub fn retained(&self) -> impl Iterator<Item = &Arc<StoredMessage>> {
         self.retained.values()

@@ -21,7 +21,9 @@
 
 mod changes;
 mod load;
+mod messages;
 mod queue;
+mod read;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -31,7 +33,8 @@ use hashbrown::HashMap;
 
 use self::changes::Changed;
 pub(crate) use self::changes::{Changes, KeyedChange};
-pub(crate) use self::load::ByNumber;
+pub(crate) use self::load::{ByNumber, ListedMessage};
+use self::messages::Messages;
 use self::queue::Queue;
 use crate::checkpoint::Sequence;
 use crate::operation::{ClockRecord, MessageId, Operation, Owner, OwnerEntry, SessionRecord};
@@ -44,7 +47,7 @@ pub(crate) struct Index {
     free: Vec<Slot>,
     sessions: HashMap<Arc<str>, Slot>,
     groups: HashMap<Owner, Slot>,
-    messages: HashMap<MessageId, Held>,
+    messages: Messages<Held>,
     next_owner: OwnerNumber,
     number_floor: u64,
     message_id_max: MessageId,
@@ -54,6 +57,16 @@ pub(crate) struct Index {
     /// Messages whose rows are not on disk yet, with their bytes in the arena of the changes.
     fresh: HashMap<MessageId, Range<usize>>,
     scratch: Vec<(OwnerNumber, Slot, u64, usize)>,
+    last_owners: LastOwners,
+}
+
+/// The owners of the message before, looked up: messages that go the same way share their list.
+#[derive(Debug, Default)]
+struct LastOwners {
+    /// `None` where an owner has come or gone since.
+    list: Option<Arc<[OwnerEntry]>>,
+    /// By number, with the places in the list.
+    slots: Vec<(OwnerNumber, Slot, usize)>,
 }
 
 /// Where an owner is in `Index::slots`; given again when it is gone.
@@ -75,6 +88,7 @@ enum Held {
     /// One owner, by its list.
     One {
         slot: Slot,
+        bytes: u32,
         number: u64,
     },
     Many(Box<Shared>),
@@ -83,6 +97,7 @@ enum Held {
 #[derive(Debug)]
 struct Shared {
     owners: u32,
+    bytes: u32,
     /// As in the message's row, by slot. An owner that is gone may still be among them.
     listed: Box<[(Slot, u64)]>,
 }
@@ -237,10 +252,10 @@ impl Index {
         let mut messages: Vec<(MessageId, u32)> = self
             .messages
             .iter()
-            .filter(|(id, _)| !self.fresh.contains_key(*id))
+            .filter(|(id, _)| !self.fresh.contains_key(id))
             .map(|(id, held)| match held {
-                Held::One { .. } => (*id, 1),
-                Held::Many(shared) => (*id, shared.owners),
+                Held::One { .. } => (id, 1),
+                Held::Many(shared) => (id, shared.owners),
             })
             .collect();
         messages.sort_unstable();
@@ -373,6 +388,7 @@ impl Index {
     }
 
     fn place_owner(&mut self, owner: OwnerRecord, name: Owner) -> Slot {
+        self.last_owners.list = None;
         let state = OwnerState {
             owner,
             name,
@@ -405,6 +421,7 @@ impl Index {
             return;
         };
         self.free.push(slot);
+        self.last_owners.list = None;
         self.number_floor = self.number_floor.max(state.queue.next);
         self.changed.dropped.push(state.owner.owner);
         for entry in &state.queue.entries {
@@ -452,31 +469,23 @@ impl Index {
         Some((slot, slot_mut(&mut self.slots, slot)?))
     }
 
-    fn enqueue(&mut self, message: &crate::operation::StoredMessage, owners: &[OwnerEntry]) {
+    fn enqueue(&mut self, message: &crate::operation::StoredMessage, owners: &Arc<[OwnerEntry]>) {
         let message_id = message.message_id;
         self.message_id_max = self.message_id_max.max(message_id);
-        if self.messages.contains_key(&message_id) {
+        if self.messages.contains(message_id) {
             self.enqueue_again(message_id, owners);
             return;
         }
         let mut listed = std::mem::take(&mut self.scratch);
         listed.clear();
-        for (index, entry) in owners.iter().enumerate() {
-            let Some(slot) = self.slot_to_own(&entry.owner) else {
-                continue;
-            };
-            let Some(state) = slot_mut(&mut self.slots, slot) else {
-                continue;
-            };
-            let number = state.queue.push(message_id);
-            listed.push((state.owner.owner, slot, number, index));
+        self.look_up(owners);
+        for (owner, slot, index) in &self.last_owners.slots {
+            if let Some(state) = slot_mut(&mut self.slots, *slot) {
+                let number = state.queue.push(message_id);
+                listed.push((*owner, *slot, number, *index));
+            }
         }
         if !listed.is_empty() {
-            listed.sort_unstable();
-            debug_assert!(
-                listed.is_sorted_by(|a, b| a.0 < b.0),
-                "an owner is listed twice"
-            );
             let range = self.changed.put(|arena| {
                 let rows = listed
                     .iter()
@@ -484,10 +493,37 @@ impl Index {
                 record::write_message(arena, message, rows);
             });
             self.fresh.insert(message_id, range);
-            let held = Held::new(listed.iter().map(|(_, slot, number, _)| (*slot, *number)));
+            let places = listed.iter().map(|(_, slot, number, _)| (*slot, *number));
+            let held = Held::new(message_bytes(message), places);
             self.messages.insert(message_id, held);
         }
         self.scratch = listed;
+    }
+
+    /// Makes `last_owners` those of this list, by number.
+    fn look_up(&mut self, owners: &Arc<[OwnerEntry]>) {
+        let known = self.last_owners.list.as_ref();
+        if known.is_some_and(|known| Arc::ptr_eq(known, owners)) {
+            return;
+        }
+        let mut slots = std::mem::take(&mut self.last_owners.slots);
+        slots.clear();
+        for (index, entry) in owners.iter().enumerate() {
+            if let Some(slot) = self.slot_to_own(&entry.owner)
+                && let Some(state) = slot_ref(&self.slots, slot)
+            {
+                slots.push((state.owner.owner, slot, index));
+            }
+        }
+        slots.sort_unstable();
+        debug_assert!(
+            slots.is_sorted_by(|a, b| a.0 < b.0),
+            "an owner is listed twice"
+        );
+        self.last_owners = LastOwners {
+            list: Some(Arc::clone(owners)),
+            slots,
+        };
     }
 
     /// More owners for a message that is stored already: entries with rows of their own, for its list is written.
@@ -501,7 +537,7 @@ impl Index {
                 continue;
             }
             self.add_moved(slot, None, MovedRecord::new(message_id, entry, None));
-            if let Some(held) = self.messages.get_mut(&message_id) {
+            if let Some(held) = self.messages.get_mut(message_id) {
                 held.share().owners += 1;
             }
         }
@@ -540,7 +576,7 @@ impl Index {
         {
             return Some(Found::Moved(*number));
         }
-        let number = self.messages.get(&message_id)?.number_of(slot)?;
+        let number = self.messages.get(message_id)?.number_of(slot)?;
         let entry = queue.entries.get(queue.position(number)?)?;
         (entry.message_id == message_id).then_some(Found::Listed(number))
     }
@@ -654,7 +690,7 @@ impl Index {
             None => (None, Some((from.clone(), found.number()))),
         };
         self.add_moved(to_slot, number, MovedRecord::new(message_id, to, came_from));
-        if let Some(held) = self.messages.get_mut(&message_id) {
+        if let Some(held) = self.messages.get_mut(message_id) {
             // As many owners as before, but not by the list alone.
             held.share();
         }
@@ -695,7 +731,7 @@ impl Index {
 
     /// One owner does not need the message any more.
     fn release(&mut self, message_id: MessageId) {
-        let Some(held) = self.messages.get_mut(&message_id) else {
+        let Some(held) = self.messages.get_mut(message_id) else {
             debug_assert!(false, "a queued message is stored");
             return;
         };
@@ -705,7 +741,7 @@ impl Index {
                 return;
             }
         }
-        self.messages.remove(&message_id);
+        self.messages.remove(message_id);
         // A message that comes and goes between two commits is never written.
         if self.fresh.remove(&message_id).is_none() {
             self.changed.removed.push(message_id);
@@ -749,11 +785,12 @@ impl Found {
 }
 
 impl Held {
-    fn new(listed: impl ExactSizeIterator<Item = (Slot, u64)>) -> Self {
+    fn new(bytes: u32, listed: impl ExactSizeIterator<Item = (Slot, u64)>) -> Self {
         let mut listed: Vec<(Slot, u64)> = listed.collect();
         if let [(slot, number)] = listed.as_slice() {
             return Self::One {
                 slot: *slot,
+                bytes,
                 number: *number,
             };
         }
@@ -761,13 +798,21 @@ impl Held {
         let owners = u32::try_from(listed.len()).expect("there are fewer owners than slots");
         Self::Many(Box::new(Shared {
             owners,
+            bytes,
             listed: listed.into_boxed_slice(),
         }))
     }
 
+    fn bytes(&self) -> u32 {
+        match self {
+            Self::One { bytes, .. } => *bytes,
+            Self::Many(shared) => shared.bytes,
+        }
+    }
+
     fn number_of(&self, wanted: Slot) -> Option<u64> {
         match self {
-            Self::One { slot, number } => (*slot == wanted).then_some(*number),
+            Self::One { slot, number, .. } => (*slot == wanted).then_some(*number),
             Self::Many(shared) => {
                 let at = shared
                     .listed
@@ -780,9 +825,15 @@ impl Held {
     }
 
     fn share(&mut self) -> &mut Shared {
-        if let Self::One { slot, number } = *self {
+        if let Self::One {
+            slot,
+            bytes,
+            number,
+        } = *self
+        {
             *self = Self::Many(Box::new(Shared {
                 owners: 1,
+                bytes,
                 listed: Box::new([(slot, number)]),
             }));
         }
@@ -803,6 +854,11 @@ impl MovedRecord {
             came_from,
         }
     }
+}
+
+/// What the message's text counts for.
+fn message_bytes(message: &crate::operation::StoredMessage) -> u32 {
+    u32::try_from(message.text_bytes()).unwrap_or(u32::MAX)
 }
 
 fn slot_ref(slots: &[Option<OwnerState>], slot: Slot) -> Option<&OwnerState> {

@@ -4,14 +4,11 @@
 //! durable mark tells how far. Whoever waits for a batch keeps the Lsn that [`Journal::append`] gave and compares it
 //! with [`JournalStatus::covers`].
 //!
-//! States (D5): `Durable` -> `Failed` (nothing is taken, whatever waits above the mark must be refused) -> `Reopened`
-//! (a new epoch, nothing durable in it yet) -> `Durable`. A shard that looks rarely may miss `Failed` and `Reopened`;
-//! the epoch inside the Lsn tells it that what it waits for is not covered and never will be.
+//! States (D5): `Durable` -> `Failed` -> `Durable`. While it has failed nothing is taken, and what was taken before is
+//! kept: it becomes durable, in order, when the medium works again. An Lsn that was given is never given up but with the
+//! process; whoever waits for it waits, or leaves.
 //!
-//! ```text
-//! Lsn   63        48 47                                             0
-//!       | epoch     | number of operations since the journal began   |
-//! ```
+//! An Lsn is the number of operations since the journal began, that one included.
 
 use std::fmt;
 
@@ -43,22 +40,15 @@ pub trait Journal: Send + Sync {
 pub enum JournalStatus {
     /// Everything up to this Lsn survives.
     Durable(Lsn),
-    /// Nothing above `durable` is promised and nothing is taken any more.
+    /// Nothing is taken, and nothing above `durable` is promised until the medium works again.
     Failed { durable: Lsn, reason: Box<str> },
-    /// The journal works again; nothing has become durable in the new epoch yet. What was appended in an earlier epoch
-    /// and was not durable when it failed is not promised.
-    Reopened { epoch: u16 },
 }
 
 impl JournalStatus {
     /// Whether the batch whose `append` gave this Lsn is known to be durable.
     pub fn covers(&self, lsn: Lsn) -> bool {
         match self {
-            _ if lsn == 0 => true,
-            Self::Durable(durable) | Self::Failed { durable, .. } => {
-                lsn <= *durable && epoch(lsn) == epoch(*durable)
-            }
-            Self::Reopened { .. } => false,
+            Self::Durable(durable) | Self::Failed { durable, .. } => lsn <= *durable,
         }
     }
 }
@@ -88,20 +78,6 @@ impl fmt::Display for Full {
 
 impl std::error::Error for Full {}
 
-/// How many times the journal had been opened before this Lsn was given.
-pub fn epoch(lsn: Lsn) -> u16 {
-    u16::try_from(lsn >> EPOCH_SHIFT).expect("48 bits are shifted out, so 16 are left")
-}
-
-/// The Lsn before the first one of `epoch`, `operations` into the life of the journal.
-pub fn first_lsn_of(epoch: u16, operations: u64) -> Lsn {
-    assert!(
-        operations < 1 << EPOCH_SHIFT,
-        "a journal of {operations} operations has run out of Lsns"
-    );
-    (u64::from(epoch) << EPOCH_SHIFT) | operations
-}
-
 /// Brings the checkpoint up to everything the journal still holds; from here on the checkpoint alone is the truth.
 ///
 /// This is what a start does before anything is read. Gives the last Lsn that was replayed.
@@ -116,7 +92,7 @@ pub fn restore(
         if failed.is_err() {
             return;
         }
-        // `apply` takes operations with consecutive Lsns; where an epoch ends, or enough has come together, a run ends.
+        // `apply` takes operations with consecutive Lsns; where some are missing, or enough has come together, a run ends.
         if let Some(previous) = last
             && (previous + 1 != lsn || run.len() == REPLAY_OPERATIONS_MAX)
         {
@@ -133,8 +109,6 @@ pub fn restore(
     Ok(last)
 }
 
-/// Bits of an Lsn below the epoch: 2^48 operations are 89 years at 100,000 a second.
-const EPOCH_SHIFT: u32 = 48;
 /// Operations that are held in memory at once while the journal is replayed.
 const REPLAY_OPERATIONS_MAX: usize = 4096;
 
@@ -143,24 +117,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_lsn_of_a_lost_epoch_is_never_covered() {
-        let waiting = first_lsn_of(0, 7);
-        assert!(JournalStatus::Durable(first_lsn_of(0, 7)).covers(waiting));
-        assert!(!JournalStatus::Durable(first_lsn_of(0, 6)).covers(waiting));
-        assert!(
-            !JournalStatus::Failed {
-                durable: first_lsn_of(0, 6),
-                reason: "".into()
-            }
-            .covers(waiting)
-        );
-        assert!(!JournalStatus::Reopened { epoch: 1 }.covers(waiting));
-        assert!(!JournalStatus::Durable(first_lsn_of(1, 9)).covers(waiting));
-    }
-
-    #[test]
-    fn later_epochs_sort_behind_earlier_ones() {
-        assert!(first_lsn_of(1, 0) > first_lsn_of(0, (1 << EPOCH_SHIFT) - 1));
-        assert_eq!(epoch(first_lsn_of(u16::MAX, 12)), u16::MAX);
+    fn a_failed_journal_covers_what_was_durable_and_no_more() {
+        let failed = JournalStatus::Failed {
+            durable: 6,
+            reason: "".into(),
+        };
+        for status in [JournalStatus::Durable(6), failed] {
+            assert!(status.covers(0));
+            assert!(status.covers(6));
+            assert!(!status.covers(7));
+        }
     }
 }

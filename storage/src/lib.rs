@@ -12,10 +12,12 @@
 //! database in it, and `engine` joins them.
 
 mod checkpoint;
+mod closed;
 pub mod contract;
 mod disk;
 mod engine;
 mod error;
+mod export;
 mod image;
 mod index;
 mod journal;
@@ -23,17 +25,24 @@ mod memory;
 mod operation;
 mod record;
 mod redb;
+mod snapshot;
+mod survey;
 mod writer;
 
-pub use checkpoint::{Checkpoint, QueuedMessage, QueuedState, Record, Sequence, Table};
-pub use disk::{Directory, Disk, DiskFile};
-pub use engine::{Options, RedbEngine};
+pub use checkpoint::{
+    Checkpoint, QueueEntry, QueuePhase, QueuedMessage, QueuedState, Record, Sequence, Table,
+};
+pub use closed::{CheckReport, ClosedStore, CompactReport, RepairReport};
+pub use disk::{Directory, Disk, DiskFile, Room, warnings};
+pub use engine::{FileUse, Options, RedbEngine};
 pub use error::StorageError;
 pub use image::Image;
-pub use journal::{Full, Journal, JournalStatus, Lsn, epoch, first_lsn_of, restore};
+pub use journal::{Full, Journal, JournalStatus, Lsn, restore};
 pub use memory::MemoryEngine;
 pub use operation::{
     Batch, ClockRecord, MessageId, Operation, Owner, OwnerEntry, SessionRecord, StoredMessage,
     SubscriptionRecord, WillRecord,
 };
+pub use snapshot::receive_snapshot;
+pub use survey::{Contents, Meter, Problems};
 pub use writer::{Counters, Durability, Progress};

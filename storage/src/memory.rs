@@ -7,7 +7,7 @@
 //! Faults it injects, for the simulation:
 //! - durability that comes late (`manual` or `hold`, then `commit`), in whole batches;
 //! - appends that are refused (`fail_next_appends`, `with_pending_bytes_max`);
-//! - a medium that fails and is reopened (`fail`, `reopen`);
+//! - a medium that fails and works again, and keeps what was taken (`fail`, `reopen`);
 //! - a power cut (`crash`, and `crash_keeping` for the disk that had written more than it said).
 //!
 //! It does not tear batches: that a batch is durable together or not at all is the promise under test elsewhere.
@@ -18,8 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crate::checkpoint::{Checkpoint, QueuedMessage, Record, Sequence, Table};
 use crate::error::StorageError;
 use crate::image::Image;
-use crate::journal::{Full, Journal, JournalStatus, Lsn, epoch, first_lsn_of};
-use crate::operation::{Batch, Operation, Owner, SessionRecord};
+use crate::journal::{Full, Journal, JournalStatus, Lsn};
+use crate::operation::{Batch, MessageId, Operation, Owner, SessionRecord};
 
 /// A journal and a checkpoint in memory. Clones share the same store, so that each shard can hold one.
 #[derive(Clone, Debug)]
@@ -55,8 +55,7 @@ struct Store {
     pending: VecDeque<Pending>,
     pending_bytes: u64,
     status: JournalStatus,
-    epoch: u16,
-    /// Operations since the journal began, those included that a crash has taken.
+    /// Operations since the journal began, those included that a crash has taken. The Lsn of the last one is their count.
     operations: u64,
     durable: Lsn,
     appends_to_refuse: u32,
@@ -104,7 +103,6 @@ impl MemoryEngine {
             pending: VecDeque::new(),
             pending_bytes: 0,
             status: JournalStatus::Durable(0),
-            epoch: 0,
             operations: 0,
             durable: 0,
             appends_to_refuse: 0,
@@ -162,14 +160,14 @@ impl MemoryEngine {
         self.lock().appends_to_refuse = appends;
     }
 
-    /// The medium fails: what is not durable is lost, nothing is taken any more.
+    /// The medium fails: nothing is taken and nothing becomes durable until `reopen`. What was taken is kept.
     pub fn fail(&self, reason: &str) {
         self.lock().fail(reason);
     }
 
-    /// Opens the medium again after a failure and gives the new epoch.
-    pub fn reopen(&self) -> u16 {
-        self.lock().reopen()
+    /// The medium works again. What was kept becomes durable as batches do in this engine: at once, or by `commit`.
+    pub fn reopen(&self) {
+        self.lock().reopen();
     }
 
     /// A power cut: gives the store as the next process finds it. Whoever still holds the old one holds a failed journal.
@@ -180,6 +178,8 @@ impl MemoryEngine {
     /// A power cut that came after the disk had written `batches` more batches than it had reported.
     pub fn crash_keeping(&self, batches: usize) -> Self {
         let mut store = self.lock();
+        // What a failed medium had refused may be on it all the same.
+        store.status = JournalStatus::Durable(store.durable);
         if let Some(upto) = store
             .pending
             .iter()
@@ -198,12 +198,13 @@ impl MemoryEngine {
             pending: VecDeque::new(),
             pending_bytes: 0,
             status: JournalStatus::Durable(store.durable),
-            epoch: next_epoch(store.epoch),
             operations: store.operations,
             durable: store.durable,
             appends_to_refuse: 0,
         };
         store.fail("the power was cut");
+        store.pending.clear();
+        store.pending_bytes = 0;
         Self {
             store: Arc::new(Mutex::new(next)),
         }
@@ -277,6 +278,31 @@ impl Checkpoint for MemoryEngine {
             .collect())
     }
 
+    fn queued(
+        &self,
+        owner: &Owner,
+        message_ids: &[MessageId],
+        bytes_max: u64,
+    ) -> Result<Vec<QueuedMessage>, StorageError> {
+        let store = self.lock();
+        let found = message_ids
+            .iter()
+            .map_while(|message_id| store.checkpoint.image.entry(owner, *message_id));
+        let mut bytes = 0;
+        let page = found.enumerate().take_while(|(place, queued)| {
+            bytes += queued
+                .state
+                .message()
+                .map_or(0, |message| message.text_bytes());
+            *place == 0 || bytes <= bytes_max
+        });
+        Ok(page.map(|(_, queued)| queued).collect())
+    }
+
+    fn message_id_max(&self) -> MessageId {
+        self.lock().checkpoint.image.message_id_max()
+    }
+
     fn scan(&self, table: Table, visit: &mut dyn FnMut(Record)) -> Result<(), StorageError> {
         // Collected, so that `visit` may call the store.
         let records: Vec<Record> = self.lock().checkpoint.image.records(table).collect();
@@ -305,7 +331,7 @@ impl Store {
             return Err(Full { batch });
         }
         self.operations += batch.len() as u64;
-        let last = first_lsn_of(self.epoch, self.operations);
+        let last = self.operations;
         self.pending_bytes += bytes;
         self.pending.push_back(Pending { last, bytes, batch });
         if self.commit == Commit::AtAppend {
@@ -315,6 +341,9 @@ impl Store {
     }
 
     fn commit(&mut self, upto: Lsn) {
+        if matches!(self.status, JournalStatus::Failed { .. }) {
+            return;
+        }
         while self
             .pending
             .front()
@@ -338,32 +367,27 @@ impl Store {
     }
 
     fn fail(&mut self, reason: &str) {
-        self.pending.clear();
-        self.pending_bytes = 0;
         self.status = JournalStatus::Failed {
             durable: self.durable,
             reason: reason.into(),
         };
     }
 
-    fn reopen(&mut self) -> u16 {
+    fn reopen(&mut self) {
         assert!(
             matches!(self.status, JournalStatus::Failed { .. }),
             "only a failed journal is reopened"
         );
-        self.epoch = next_epoch(self.epoch);
-        self.status = JournalStatus::Reopened { epoch: self.epoch };
-        self.epoch
+        self.status = JournalStatus::Durable(self.durable);
+        if self.commit == Commit::AtAppend {
+            self.commit(Lsn::MAX);
+        }
     }
 }
 
 impl Checkpointed {
     fn apply(&mut self, operations: &[Operation], upto: Lsn) {
         let first = upto + 1 - operations.len() as u64;
-        assert!(
-            epoch(first) == epoch(upto),
-            "a run of operations has consecutive Lsns"
-        );
         for (lsn, operation) in (first..).zip(operations) {
             if lsn > self.applied {
                 self.image.fold(operation);
@@ -371,10 +395,4 @@ impl Checkpointed {
             }
         }
     }
-}
-
-fn next_epoch(epoch: u16) -> u16 {
-    epoch
-        .checked_add(1)
-        .expect("a journal in memory is not reopened 65,535 times")
 }

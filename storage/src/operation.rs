@@ -6,13 +6,17 @@
 //! operation means is defined by [`Image::fold`](crate::Image::fold).
 //!
 //! Two shards append independently, so an operation may speak of a session that another shard has just deleted. Such an
-//! operation changes nothing. Whoever appends keeps four rules:
+//! operation changes nothing. Whoever appends keeps five rules:
 //! 1. `PutSession` is appended before the session's first Subscription can be matched by another shard. An `Enqueue` for
 //!    a session that is not stored is dropped.
 //! 2. An owner never holds the same message id twice. Where it has to hold two copies of one publish (an ordinary and a
 //!    Shared Subscription of one client, or duplicates by configuration), each copy has a message id of its own.
-//! 3. A shard that learns of an `Enqueue` for a session that has ended in the meantime appends the `Dequeue`.
+//! 3. A shard that learns of an `Enqueue` for a session that has ended in the meantime appends the `Dequeue`: the client may
+//!    have another session by now. A crash between the two leaves that one a message of the last.
 //! 4. A packet id is assigned again only after the `Dequeue` of its last message was appended.
+//! 5. A message of a share group is shown to other shards only after its `Enqueue` was appended, since their `Dequeue` or
+//!    `Transfer` of it would change nothing before. `DeleteGroup` is for a start, when nobody else appends: a group of the
+//!    same name may begin while the end of the last one is still on its way.
 
 use std::sync::Arc;
 
@@ -48,7 +52,8 @@ pub enum Operation {
     /// the first message on.
     Enqueue {
         message: Arc<StoredMessage>,
-        owners: Vec<OwnerEntry>,
+        /// Messages that go the same way share the list.
+        owners: Arc<[OwnerEntry]>,
     },
     /// The message is about to be sent, or was sent, to the subscriber under this packet id (QoS 1 and 2).
     AssignPacketId {
@@ -91,7 +96,7 @@ pub enum Operation {
     DeleteRetained {
         topic: Box<str>,
     },
-    /// Drops the queue of a share group whose last member has gone.
+    /// Drops the queue of a share group that has no members.
     DeleteGroup {
         share_name: Box<str>,
         topic_filter: Box<str>,
@@ -293,6 +298,11 @@ impl OwnerEntry {
 }
 
 impl StoredMessage {
+    /// Bytes of its topic, properties and payload.
+    pub fn text_bytes(&self) -> u64 {
+        (self.topic.len() + self.properties.len() + self.payload.len()) as u64
+    }
+
     fn bytes(&self) -> usize {
         self.topic.len()
             + self.payload.len()

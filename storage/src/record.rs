@@ -9,6 +9,8 @@
 //! The checksum covers the table, the key, the version and the fields, so that a record that turns up under another key
 //! is found out too. The database below checks its pages only when it repairs, not when it reads.
 
+mod tag;
+
 use std::fmt;
 
 use bytes::Bytes;
@@ -19,21 +21,7 @@ use crate::operation::{
     WillRecord,
 };
 
-/// Which table a record belongs to; part of its checksum. The numbers are part of the format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Tag {
-    Store = 1,
-    Session = 2,
-    Group = 3,
-    Cursor = 4,
-    Block = 5,
-    Moved = 6,
-    Message = 7,
-    Subscription = 8,
-    Received = 9,
-    Retained = 10,
-}
+pub(crate) use self::tag::Tag;
 
 /// Names an owner in keys and in lists of owners; never given twice.
 pub(crate) type OwnerNumber = u64;
@@ -136,6 +124,11 @@ fn fields<'a>(tag: Tag, key: &[u8], record: &'a [u8]) -> Result<Reader<'a>, Brok
         return Err(Broken("it was written by a later version"));
     }
     Ok(Reader { rest })
+}
+
+/// Whether a row is what was written under this key.
+pub(crate) fn is_whole(tag: Tag, key: &[u8], record: &[u8]) -> bool {
+    fields(tag, key, record).is_ok()
 }
 
 fn checksum(tag: Tag, key: &[u8], content: &[u8]) -> u32 {
@@ -523,6 +516,21 @@ pub(crate) struct MessageBody<'a> {
 }
 
 impl MessageBody<'_> {
+    /// Bytes of topic, properties and payload, none of which is looked into.
+    pub(crate) fn text_bytes(mut self) -> Result<u64, Broken> {
+        self.reader.u8()?;
+        self.reader.varint()?;
+        self.reader.option(Reader::u64)?;
+        self.reader
+            .option(|reader| reader.slice().map(<[u8]>::len))?;
+        let mut bytes = 0;
+        for _ in 0..3 {
+            bytes += self.reader.slice()?.len() as u64;
+        }
+        self.reader.end()?;
+        Ok(bytes)
+    }
+
     pub(crate) fn read(mut self) -> Result<StoredMessage, Broken> {
         let message = self.reader.message(self.message_id)?;
         self.reader.end()?;

@@ -1,35 +1,48 @@
-//! The database file: tables, transactions, and what goes wrong with them. The only file that knows redb.
+//! The database file: tables, transactions, and what goes wrong with them. The only room that knows redb.
 //!
 //! Comes in: the rows that a commit writes ([`Changes`]), and the places of a queue that is to be read. Goes out: rows as
 //! values, or one clear error. It knows nothing of what rows mean to each other (`index` does), and nothing of their bytes
 //! (`record` does).
 
-use std::io;
+mod load;
+mod pages;
+mod rows;
+mod unwritten;
+
+use std::io::{self, ErrorKind};
 use std::ops::{Bound, Deref, Range};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ::redb::{
     Builder, CommitError, CursorError, DatabaseError, ReadTransaction, ReadableDatabase,
     ReadableTable, ReadableTableMetadata, StorageBackend, StorageError as RedbStorageError,
-    TableDefinition, TableError, TableHandle, TransactionError, WriteTransaction,
+    TableDefinition, TableError, TableHandle, TableStats, TransactionError, WriteTransaction,
 };
-use hashbrown::HashMap;
 
 use crate::checkpoint::{QueuedMessage, QueuedState, Record};
 use crate::disk::{Disk, DiskFile};
 use crate::engine::Options;
 use crate::error::StorageError;
-use crate::index::{ByNumber, Changes, Index, KeyedChange, Place};
+use crate::index::{ByNumber, Changes, Index, KeyedChange, ListedMessage, Place};
 use crate::operation::{MessageId, Owner, SessionRecord};
 use crate::record::{
-    self, BLOCK_NUMBERS, Broken, CursorRecord, MessageRow, MovedRecord, OwnerNumber, StoreRecord,
+    self, BLOCK_NUMBERS, Broken, CursorRecord, MessageBody, MessageRow, MovedRecord, OwnerNumber,
+    StoreRecord,
 };
 use crate::writer::Durability;
 
+pub(crate) use self::pages::Pages;
+pub(crate) use self::rows::{RowSource, RowWriter, build};
+pub(crate) use self::unwritten::Unwritten;
+
 /// An open database. After a failed `write` it is of no use any more.
 #[derive(Debug)]
-pub(crate) struct Database(Guarded<::redb::Database>);
+pub(crate) struct Database {
+    inner: Guarded<::redb::Database>,
+    file_bytes: Arc<AtomicU64>,
+}
 
 /// The database as it was at one moment, whatever is written meanwhile.
 pub(crate) struct Snapshot(Guarded<ReadTransaction>);
@@ -37,14 +50,40 @@ pub(crate) struct Snapshot(Guarded<ReadTransaction>);
 impl Database {
     /// Opens the store's file, or makes it if there is none.
     pub(crate) fn open_or_create(disk: &dyn Disk, options: &Options) -> Result<Self, StorageError> {
+        guard("opening", || open_or_create(disk, options))
+    }
+
+    /// Opens the store's file. One that is gone is an error: what was acknowledged was in it.
+    pub(crate) fn open(disk: &dyn Disk, options: &Options) -> Result<Self, StorageError> {
         guard("opening", || {
-            open_or_create(disk, options).map(|database| Self(Guarded(Some(database))))
+            let file = disk.open().map_err(|error| file_error(disk, &error))?;
+            let file = file.ok_or_else(|| file_error(disk, &ErrorKind::NotFound.into()))?;
+            open_file(disk, file, options)
+        })
+    }
+
+    /// Opens the store's file as it is after the last commit, and writes nothing to it; for a disk that takes nothing.
+    pub(crate) fn open_unwritten(disk: &dyn Disk, options: &Options) -> Result<Self, StorageError> {
+        guard("opening", || {
+            let file = disk.open().map_err(|error| file_error(disk, &error))?;
+            let file = file.ok_or_else(|| file_error(disk, &ErrorKind::NotFound.into()))?;
+            let file = Unwritten::new(file).map_err(|error| file_error(disk, &error))?;
+            let backend = Backend::new(Box::new(file), false);
+            let file_bytes = Arc::clone(&backend.bytes);
+            let database = Builder::new()
+                .set_cache_size(options.cache_bytes)
+                .create_with_backend(backend)
+                .map_err(|error| database_error(disk, error))?;
+            Ok(Self {
+                inner: Guarded(Some(database)),
+                file_bytes,
+            })
         })
     }
 
     pub(crate) fn read(&self) -> Result<Snapshot, StorageError> {
         guard("reading", || {
-            self.0
+            self.inner
                 .begin_read()
                 .map(|transaction| Snapshot(Guarded(Some(transaction))))
                 .map_err(transaction_error)
@@ -53,14 +92,43 @@ impl Database {
 
     /// Writes what has changed in one transaction. When it returns, the disk has it.
     pub(crate) fn write(&self, changes: &Changes) -> Result<(), StorageError> {
-        guard("writing", || write(&self.0, changes))
+        guard("writing", || write(&self.inner, changes))
+    }
+
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.file_bytes.load(Ordering::Relaxed)
     }
 }
 
 impl Snapshot {
+    /// Bytes of pages that hold something.
+    pub(crate) fn used(&self) -> Result<u64, StorageError> {
+        guard("reading", || {
+            let mut used = 0;
+            for table in [
+                STORE,
+                SESSIONS,
+                GROUPS,
+                BLOCKS,
+                MOVED,
+                SUBSCRIPTIONS,
+                RECEIVED,
+                RETAINED,
+            ] {
+                let table = self.0.open_table(table).map_err(table_error)?;
+                used += in_use(&table.stats().map_err(storage_error)?);
+            }
+            for table in [CURSORS, MESSAGES] {
+                let table = self.0.open_table(table).map_err(table_error)?;
+                used += in_use(&table.stats().map_err(storage_error)?);
+            }
+            Ok(used)
+        })
+    }
+
     /// Reads the whole store. Gives messages that nobody needs, too.
     pub(crate) fn load(&self) -> Result<(Index, Vec<MessageId>), StorageError> {
-        guard("reading", || load(&self.0))
+        guard("reading", || load::load(&self.0))
     }
 
     pub(crate) fn session(&self, client_id: &str) -> Result<Option<SessionRecord>, StorageError> {
@@ -172,6 +240,11 @@ impl Snapshot {
     }
 }
 
+/// Rows, what leads to them, and what is free in their pages.
+fn in_use(stats: &TableStats) -> u64 {
+    stats.stored_bytes() + stats.metadata_bytes() + stats.fragmented_bytes()
+}
+
 fn read_place(
     table: &impl ReadableTable<u64, &'static [u8]>,
     owner: OwnerNumber,
@@ -245,17 +318,14 @@ fn read_place(
     })
 }
 
-fn open_or_create(disk: &dyn Disk, options: &Options) -> Result<::redb::Database, StorageError> {
-    let file_error = |error: io::Error| StorageError::File {
-        path: disk.path(),
-        reason: error.to_string().into(),
-    };
+fn open_or_create(disk: &dyn Disk, options: &Options) -> Result<Database, StorageError> {
+    let file_error = |error: io::Error| file_error(disk, &error);
     if let Some(file) = disk.open().map_err(file_error)? {
         return open_file(disk, file, options);
     }
     let file = disk.create().map_err(file_error)?;
     let database = Builder::new()
-        .create_with_backend(Backend { file, sync: true })
+        .create_with_backend(Backend::new(file, true))
         .map_err(|error| database_error(disk, error))?;
     let transaction = database.begin_write().map_err(transaction_error)?;
     create_tables(&transaction)?;
@@ -263,7 +333,7 @@ fn open_or_create(disk: &dyn Disk, options: &Options) -> Result<::redb::Database
     drop(database);
     disk.publish().map_err(file_error)?;
     let file = disk.open().map_err(file_error)?;
-    let file = file.ok_or_else(|| file_error(io::ErrorKind::NotFound.into()))?;
+    let file = file.ok_or_else(|| file_error(ErrorKind::NotFound.into()))?;
     open_file(disk, file, options)
 }
 
@@ -271,15 +341,12 @@ fn open_file(
     disk: &dyn Disk,
     file: Box<dyn DiskFile>,
     options: &Options,
-) -> Result<::redb::Database, StorageError> {
+) -> Result<Database, StorageError> {
     let foreign = |why: &str| StorageError::Foreign {
         path: disk.path(),
         why: why.into(),
     };
-    let file_error = |error: io::Error| StorageError::File {
-        path: disk.path(),
-        reason: error.to_string().into(),
-    };
+    let file_error = |error: io::Error| file_error(disk, &error);
     let mut magic = [0; REDB_MAGIC.len()];
     if file.len().map_err(file_error)? < magic.len() as u64 {
         // redb would make a database out of an empty file.
@@ -291,9 +358,11 @@ fn open_file(
     }
     let not_ours = || foreign("it is a database of another program");
     let sync = options.durability != Durability::Written;
+    let backend = Backend::new(file, sync);
+    let file_bytes = Arc::clone(&backend.bytes);
     let mut database = Builder::new()
         .set_cache_size(options.cache_bytes)
-        .create_with_backend(Backend { file, sync })
+        .create_with_backend(backend)
         .map_err(|error| database_error(disk, error))?;
     let before = store_record(&database).map_err(|error| error.unwrap_or_else(not_ours))?;
     // Looks at every page. What is wrong only with the list of free pages is put right: it can be told from the others.
@@ -306,7 +375,10 @@ fn open_file(
             what: "its last commit is damaged".into(),
         });
     }
-    Ok(database)
+    Ok(Database {
+        inner: Guarded(Some(database)),
+        file_bytes,
+    })
 }
 
 /// The row about the store. `None` is the error of a database that has none.
@@ -516,95 +588,6 @@ fn commit(mut transaction: WriteTransaction) -> Result<(), StorageError> {
     })
 }
 
-fn load(transaction: &ReadTransaction) -> Result<(Index, Vec<MessageId>), StorageError> {
-    let store = {
-        let table = transaction.open_table(STORE).map_err(table_error)?;
-        let row = table.get(record::STORE_KEY).map_err(storage_error)?;
-        let row = row.ok_or_else(|| StorageError::Corrupt {
-            what: "the row about the store is missing".into(),
-        })?;
-        StoreRecord::read(row.value()).map_err(|broken| corrupt("store", "", broken))?
-    };
-    let mut index = Index::default();
-    let mut by_number = ByNumber::new();
-    index.load_store(&store);
-    each_row(transaction, SESSIONS, |key, row| {
-        let (owner, _) = record::read_session(key, row)?;
-        let name = Owner::Session(record::text(key)?.into());
-        known(index.load_owner(owner, name, &mut by_number))
-    })?;
-    each_row(transaction, GROUPS, |key, row| {
-        let owner = record::read_group(key, row)?;
-        let name = record::read_group_key(key)?;
-        known(index.load_owner(owner, name, &mut by_number))
-    })?;
-    each_numbered(transaction, CURSORS, |owner, row| {
-        let cursor = CursorRecord::read(owner, row)?;
-        known(index.load_cursor(owner, cursor, &by_number))
-    })?;
-    each_row(transaction, BLOCKS, |key, row| {
-        let (owner, number) = record::read_owned_key(key)?;
-        let first = number
-            .checked_mul(BLOCK_NUMBERS)
-            .filter(|first| first.checked_add(BLOCK_NUMBERS).is_some());
-        let first = first.ok_or(Broken("its number is too large"))?;
-        let block = record::read_block(key, row, first)?;
-        known(index.load_block(owner, number, &block, &by_number))
-    })?;
-    let mut needed: HashMap<MessageId, u32> = HashMap::new();
-    each_row(transaction, MOVED, |key, row| {
-        let (owner, number) = record::read_owned_key(key)?;
-        let entry = MovedRecord::read(key, row)?;
-        known(index.load_moved(owner, number, entry, &by_number, &mut needed))
-    })?;
-    each_row(transaction, RECEIVED, |key, row| {
-        let (owner, group) = record::read_owned_key(key)?;
-        let group = u8::try_from(group).map_err(|_| Broken("its number is too large"))?;
-        let packet_ids = record::read_received(key, row)?;
-        known(index.load_received(owner, group, packet_ids, &by_number))
-    })?;
-    each_row(transaction, SUBSCRIPTIONS, |key, row| {
-        let (owner, _) = record::read_owned_text_key(key)?;
-        record::read_subscription(key, row)?;
-        known(by_number.contains_key(&owner))
-    })?;
-    each_row(transaction, RETAINED, |key, row| {
-        record::read_retained(key, row).map(drop)
-    })?;
-    {
-        // One of the two counts may be damaged; room for the larger one is not to be had then.
-        let table = transaction.open_table(MESSAGES).map_err(table_error)?;
-        let rows = table.len().map_err(storage_error)?;
-        index.expect_messages(store.messages.min(rows));
-    }
-    let mut orphans = Vec::new();
-    let mut listed = Vec::new();
-    each_numbered(transaction, MESSAGES, |message_id, row| {
-        MessageRow::open(message_id, row)?.owners(|owner, number| listed.push((owner, number)))?;
-        if !index.load_message(message_id, &mut listed, &by_number, &mut needed) {
-            orphans.push(message_id);
-        }
-        Ok(())
-    })?;
-    if let Some(message_id) = needed.keys().min() {
-        return Err(missing(*message_id));
-    }
-    index
-        .loaded()
-        .map_err(|what| StorageError::Corrupt { what: what.into() })?;
-    let found = index.store_record();
-    if (found.messages, found.sessions) != (store.messages, store.sessions) {
-        return Err(StorageError::Corrupt {
-            what: format!(
-                "{} messages and {} sessions were stored, {} and {} are found",
-                store.messages, store.sessions, found.messages, found.sessions
-            )
-            .into(),
-        });
-    }
-    Ok((index, orphans))
-}
-
 /// Visits every row, and finds out whether some are missing.
 fn each_row(
     transaction: &ReadTransaction,
@@ -679,6 +662,13 @@ fn guard<T>(what: &str, run: impl FnOnce() -> Result<T, StorageError>) -> Result
             what: format!("{what} the database: {message}").into(),
         })
     })
+}
+
+fn file_error(disk: &dyn Disk, error: &io::Error) -> StorageError {
+    StorageError::File {
+        path: disk.path(),
+        reason: error.to_string().into(),
+    }
 }
 
 fn missing(message_id: MessageId) -> StorageError {
@@ -759,11 +749,29 @@ impl<T> Drop for Guarded<T> {
 struct Backend {
     file: Box<dyn DiskFile>,
     sync: bool,
+    /// How long the file is, for whoever has no hold of it.
+    bytes: Arc<AtomicU64>,
+}
+
+impl Backend {
+    fn new(file: Box<dyn DiskFile>, sync: bool) -> Self {
+        Self {
+            file,
+            sync,
+            bytes: Arc::default(),
+        }
+    }
+
+    fn note(&self, len: u64) {
+        self.bytes.store(len, Ordering::Relaxed);
+    }
 }
 
 impl StorageBackend for Backend {
     fn len(&self) -> Result<u64, io::Error> {
-        self.file.len()
+        let len = self.file.len()?;
+        self.note(len);
+        Ok(len)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
@@ -771,7 +779,9 @@ impl StorageBackend for Backend {
     }
 
     fn set_len(&self, len: u64) -> Result<(), io::Error> {
-        self.file.set_len(len)
+        self.file.set_len(len)?;
+        self.note(len);
+        Ok(())
     }
 
     fn sync_data(&self) -> Result<(), io::Error> {

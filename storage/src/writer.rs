@@ -6,11 +6,14 @@
 //!
 //! States of the medium, and who moves them:
 //! ```text
-//! Durable --commit fails--> Failed --medium opens again--> Reopened --first commit--> Durable
-//!                             ^ |                              |
-//!                             +-+ opening fails, waits longer  +--commit fails--> Failed
+//! Durable --commit fails--> Failed --medium opens again, and what was kept is committed--> Durable
+//!                             ^ |
+//!                             +-+ either fails, waits longer
+//! Durable --the medium does not take a commit at this time--> Failed --it does, and what was kept is committed--> Durable
 //! ```
-//! What was pending when the medium failed is dropped, for nobody was promised it. It knows nothing of what batches mean.
+//! What was taken is kept through a failure, in order (D5). A commit that failed may have got through all the same: the
+//! medium says how many operations it holds when it is open again, and what is among them is not committed twice.
+//! Nothing new is taken until the kept batches are durable. It knows nothing of what batches mean.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -22,7 +25,7 @@ use std::time::Duration;
 
 use crate::engine::Options;
 use crate::error::StorageError;
-use crate::journal::{Full, JournalStatus, Lsn, epoch, first_lsn_of};
+use crate::journal::{Full, JournalStatus, Lsn};
 use crate::operation::Batch;
 
 /// What a batch that is reported durable survives.
@@ -39,11 +42,16 @@ pub enum Durability {
 
 /// What the writer writes to.
 pub(crate) trait Medium: Send + 'static {
+    /// Whether a commit may be tried at this time. An error leaves everything as it is, and open.
+    fn check(&mut self) -> Result<(), StorageError>;
+
     /// Makes the batches durable, together or not at all. `operations` is the count of all operations with them.
     fn commit(&mut self, batches: &[Batch], operations: u64) -> Result<(), StorageError>;
 
-    /// Lets go of what has failed and opens it again, as it was after the last commit.
-    fn reopen(&mut self, operations: u64) -> Result<(), StorageError>;
+    /// Lets go of what has failed and opens it again. Gives how many operations it holds: `before`, or, where the commit
+    /// that failed got through, `after` it. Anything else is an error, and nothing is written to it. What it counts is as
+    /// durable as a commit when this returns.
+    fn reopen(&mut self, before: u64, after: u64) -> Result<u64, StorageError>;
 }
 
 /// Called when the durable mark or the state has moved. Must not block.
@@ -75,12 +83,18 @@ struct State {
     /// Of everything that is not durable, the group on its way included.
     pending_bytes: u64,
     status: JournalStatus,
-    epoch: u16,
-    /// Operations since the journal began, those included that were lost.
+    /// Operations since the journal began, and those of them that the medium has. The Lsn of the last one is their count.
     operations: u64,
+    committed: u64,
+    /// Where the last group ended that was given to the medium.
+    last_tried: Lsn,
     idle: bool,
-    busy: bool,
+    /// The number of the group that is on its way to the medium.
+    busy: Option<u64>,
+    groups: u64,
     stop: Stop,
+    /// The thread is gone.
+    has_ended: bool,
     /// Nothing above this is committed; a lever for tests.
     hold: Option<Lsn>,
     counters: Counters,
@@ -104,10 +118,13 @@ struct Pending {
 pub struct Counters {
     pub commits: u64,
     pub operations: u64,
+    /// How often the journal went from durable to failed, and how often the medium was opened again, in vain or not.
     pub failures: u64,
     pub reopened: u64,
     /// Bytes of batches that are not durable.
     pub pending_bytes: u64,
+    /// The number of the commit that is on its way. Whoever sees the same number again later knows how long it takes.
+    pub commit_on_its_way: Option<u64>,
 }
 
 impl Writer {
@@ -117,16 +134,18 @@ impl Writer {
         operations: u64,
         options: &Options,
     ) -> std::io::Result<Self> {
-        let durable = first_lsn_of(0, operations);
         let state = State {
             pending: VecDeque::new(),
             pending_bytes: 0,
-            status: JournalStatus::Durable(durable),
-            epoch: 0,
+            status: JournalStatus::Durable(operations),
             operations,
+            committed: operations,
+            last_tried: operations,
             idle: false,
-            busy: false,
+            busy: None,
+            groups: 0,
             stop: Stop::No,
+            has_ended: false,
             hold: None,
             counters: Counters::default(),
         };
@@ -137,7 +156,7 @@ impl Writer {
             state: Mutex::new(state),
             work: Condvar::new(),
             settled: Condvar::new(),
-            durable: AtomicU64::new(durable),
+            durable: AtomicU64::new(operations),
             healthy: AtomicBool::new(true),
             progress: Mutex::new(Arc::new(Vec::new())),
         });
@@ -147,7 +166,7 @@ impl Writer {
             .spawn(move || {
                 let life = AssertUnwindSafe(|| of_thread.run(&mut *medium));
                 if catch_unwind(life).is_err() {
-                    // Nothing is acknowledged from here on; whether the process goes on is for its owner to say (D18).
+                    // Nothing is acknowledged from here on, and nothing brings the thread back: the process has to end (D18).
                     of_thread.give_up("the thread of the store has panicked");
                 }
             })?;
@@ -183,6 +202,7 @@ impl Writer {
         let state = self.shared.lock();
         Counters {
             pending_bytes: state.pending_bytes,
+            commit_on_its_way: state.busy,
             ..state.counters
         }
     }
@@ -191,12 +211,16 @@ impl Writer {
         self.shared.lock().operations
     }
 
+    pub(crate) fn has_ended(&self) -> bool {
+        self.shared.lock().has_ended
+    }
+
     /// Returns when nothing is pending, or the medium has failed.
     pub(crate) fn flush(&self) {
         let mut state = self.shared.lock();
         state.hold = None;
         self.shared.wake(&mut state);
-        while (state.busy || !state.pending.is_empty()) && !state.has_failed() {
+        while (state.busy.is_some() || !state.pending.is_empty()) && !state.has_failed() {
             state = wait(&self.shared.settled, state);
         }
     }
@@ -206,7 +230,7 @@ impl Writer {
         let mut state = self.shared.lock();
         state.hold = Some(upto);
         self.shared.wake(&mut state);
-        while (state.busy || state.next_is_due()) && !state.has_failed() {
+        while (state.busy.is_some() || state.next_is_due()) && !state.has_failed() {
             state = wait(&self.shared.settled, state);
         }
     }
@@ -271,11 +295,11 @@ impl Shared {
             return Err(Full { batch });
         }
         state.operations += batch.len() as u64;
-        let last = first_lsn_of(state.epoch, state.operations);
+        let last = state.operations;
         state.pending_bytes += bytes;
         state.pending.push_back(Pending { last, bytes, batch });
         if self.durability == Durability::Memory {
-            self.publish(&mut state, last);
+            self.publish(last);
         }
         self.wake(&mut state);
         Ok(last)
@@ -283,28 +307,19 @@ impl Shared {
 
     /// The life of the thread.
     fn run(&self, medium: &mut dyn Medium) {
-        let mut delay = self.reopen_delay;
-        while let Some((batches, group)) = self.next_group() {
-            match medium.commit(&batches, group.operations) {
-                Ok(()) => {
-                    delay = self.reopen_delay;
-                    self.settle(&group);
-                }
-                Err(error) => {
-                    self.fail(&error);
-                    if !self.reopen(medium, &mut delay) {
-                        break;
-                    }
-                }
+        while let Some(group) = self.next_group() {
+            let mut is_broken = false;
+            if self.attempt(medium, group, &mut is_broken).is_err()
+                && !self.recover(medium, is_broken)
+            {
+                break;
             }
         }
-        let mut state = self.lock();
-        state.stop = Stop::AtOnce;
-        self.settled.notify_all();
+        self.end();
     }
 
     /// Waits for work and takes all that is due. `None` when the thread is to end.
-    fn next_group(&self) -> Option<(Vec<Batch>, Group)> {
+    fn next_group(&self) -> Option<Group> {
         let mut state = self.lock();
         if self.durability == Durability::Memory {
             state = self.gather(state);
@@ -315,8 +330,8 @@ impl Shared {
                 Stop::AfterPending if state.pending.is_empty() => return None,
                 _ => {}
             }
-            if state.next_is_due() {
-                return Some(state.take_group());
+            if let Some(group) = state.take_due() {
+                return Some(group);
             }
             state.idle = true;
             state = wait(&self.work, state);
@@ -336,96 +351,145 @@ impl Shared {
         state
     }
 
-    fn settle(&self, group: &Group) {
+    /// Commits the group, or keeps it for when the medium works again. `is_broken` says which kind of error it was: whether
+    /// the medium has to be opened again.
+    fn attempt(
+        &self,
+        medium: &mut dyn Medium,
+        group: Group,
+        is_broken: &mut bool,
+    ) -> Result<(), StorageError> {
+        let committed = medium.check().and_then(|()| {
+            let committed = medium.commit(&group.batches, group.last);
+            *is_broken = committed.is_err();
+            committed
+        });
+        match committed {
+            Ok(()) => self.settle(group),
+            Err(error) => {
+                let mut state = self.lock();
+                state.take_back(group);
+                self.note_failure(&mut state, &error);
+                drop(state);
+                self.tell();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn settle(&self, group: Group) {
         {
             let mut state = self.lock();
-            state.busy = false;
-            state.pending_bytes -= group.bytes;
-            state.counters.commits += 1;
-            state.counters.operations += group.count;
-            self.publish(&mut state, group.last);
-            self.settled.notify_all();
+            state.committed(&group);
+            self.publish(group.last);
+            self.note_success(&mut state);
         }
         self.tell();
     }
 
-    fn publish(&self, state: &mut State, durable: Lsn) {
+    /// Moves the mark, which runs ahead of the medium where nothing is promised. The lock is held.
+    fn publish(&self, durable: Lsn) {
         let before = self.durable.load(Ordering::Relaxed);
         if self.durability == Durability::Memory && durable <= before {
             return;
         }
         assert!(durable > before, "the durable mark only moves forward");
         self.durable.store(durable, Ordering::Release);
-        state.status = JournalStatus::Durable(durable);
+    }
+
+    fn note_success(&self, state: &mut State) {
+        state.status = JournalStatus::Durable(self.durable.load(Ordering::Relaxed));
         self.healthy.store(true, Ordering::Release);
-    }
-
-    fn fail(&self, error: &StorageError) {
-        {
-            let mut state = self.lock();
-            state.busy = false;
-            state.pending.clear();
-            state.pending_bytes = 0;
-            state.counters.failures += 1;
-            self.healthy.store(false, Ordering::Release);
-            state.status = JournalStatus::Failed {
-                durable: self.durable.load(Ordering::Relaxed),
-                reason: error.to_string().into(),
-            };
-            self.settled.notify_all();
-        }
-        self.tell();
-    }
-
-    fn give_up(&self, reason: &str) {
-        self.fail(&StorageError::Failed {
-            reason: reason.into(),
-        });
-        let mut state = self.lock();
-        state.stop = Stop::AtOnce;
         self.settled.notify_all();
     }
 
-    /// Tries until the medium opens. Gives false when the thread is to end first.
-    fn reopen(&self, medium: &mut dyn Medium, delay: &mut Duration) -> bool {
+    fn note_failure(&self, state: &mut State, error: &StorageError) {
+        self.healthy.store(false, Ordering::Release);
+        state.counters.failures += u64::from(!state.has_failed());
+        state.status = JournalStatus::Failed {
+            durable: self.durable.load(Ordering::Relaxed),
+            reason: error.to_string().into(),
+        };
+        self.settled.notify_all();
+    }
+
+    fn give_up(&self, reason: &str) {
+        {
+            let mut state = self.lock();
+            state.has_ended = true;
+            let error = StorageError::Failed {
+                reason: reason.into(),
+            };
+            self.note_failure(&mut state, &error);
+        }
+        self.end();
+        self.tell();
+    }
+
+    fn end(&self) {
+        let mut state = self.lock();
+        state.stop = Stop::AtOnce;
+        state.has_ended = true;
+        state.busy = None;
+        self.settled.notify_all();
+    }
+
+    /// Tries until the medium has what was kept. Gives false when the thread is to end first.
+    fn recover(&self, medium: &mut dyn Medium, mut is_broken: bool) -> bool {
+        let mut delay = self.reopen_delay;
         loop {
             let (state, _) = self
                 .work
-                .wait_timeout_while(self.lock(), *delay, |state| state.stop == Stop::No)
+                .wait_timeout_while(self.lock(), delay, |state| state.stop == Stop::No)
                 .unwrap_or_else(|poisoned| poisoned.into_inner());
-            if state.stop != Stop::No {
+            // At an orderly end what was kept gets a last chance.
+            let is_last = state.stop == Stop::AfterPending;
+            if state.stop == Stop::AtOnce {
                 return false;
             }
-            let (operations, next) = (state.operations, state.epoch.checked_add(1));
             drop(state);
-            // Shorter than the five seconds in which an operator may expect the store back.
-            *delay = (*delay * 2).min(REOPEN_DELAY_MAX);
-            let Some(next) = next else {
-                self.fail(&StorageError::Failed {
-                    reason: "it has failed 65,535 times; restart the broker".into(),
-                });
-                continue;
-            };
-            match medium.reopen(operations) {
-                Ok(()) => {
-                    let mut state = self.lock();
-                    state.epoch = next;
-                    state.status = JournalStatus::Reopened { epoch: next };
-                    state.counters.reopened += 1;
-                    self.settled.notify_all();
-                    drop(state);
-                    self.tell();
-                    return true;
-                }
-                Err(error) => {
-                    let mut state = self.lock();
-                    state.status = JournalStatus::Failed {
-                        durable: self.durable.load(Ordering::Relaxed),
-                        reason: error.to_string().into(),
-                    };
-                }
+            match self.try_again(medium, &mut is_broken) {
+                Ok(()) => return true,
+                Err(_) if is_last => return false,
+                Err(error) => self.note_failure(&mut self.lock(), &error),
+            }
+            delay = (delay * 2).min(self.reopen_delay * REOPEN_DELAY_GROWTH);
+        }
+    }
+
+    /// Opens the medium if need be, and commits what was kept.
+    fn try_again(&self, medium: &mut dyn Medium, is_broken: &mut bool) -> Result<(), StorageError> {
+        if *is_broken {
+            self.reopen(medium)?;
+            *is_broken = false;
+        }
+        let due = self.lock().take_due();
+        match due {
+            Some(group) => self.attempt(medium, group, is_broken),
+            None => {
+                self.note_success(&mut self.lock());
+                self.tell();
+                Ok(())
             }
         }
+    }
+
+    fn reopen(&self, medium: &mut dyn Medium) -> Result<(), StorageError> {
+        let (before, after) = {
+            let mut state = self.lock();
+            state.counters.reopened += 1;
+            (state.committed, state.last_tried.max(state.committed))
+        };
+        let holds = medium.reopen(before, after)?;
+        let mut state = self.lock();
+        // The commit that failed got through: its batches are durable, and folded.
+        if let Some(through) = state.take_group(|last| last <= holds) {
+            assert!(through.last == holds, "a commit holds whole batches");
+            state.committed(&through);
+            self.publish(holds);
+        }
+        Ok(())
     }
 
     fn tell(&self) {
@@ -448,11 +512,10 @@ impl Shared {
 
 /// What of the pending is on its way to the disk.
 struct Group {
+    batches: Vec<Batch>,
+    /// Lsn of the last operation: as many operations the medium holds with it.
     last: Lsn,
     bytes: u64,
-    /// Operations in it, and with all before it.
-    count: u64,
-    operations: u64,
 }
 
 impl State {
@@ -465,25 +528,51 @@ impl State {
         next.is_some_and(|next| self.hold.is_none_or(|hold| next.last <= hold))
     }
 
-    fn take_group(&mut self) -> (Vec<Batch>, Group) {
-        let mut batches = Vec::new();
+    fn take_due(&mut self) -> Option<Group> {
+        let hold = self.hold;
+        self.take_group(|last| hold.is_none_or(|hold| last <= hold))
+    }
+
+    /// Takes the batches from the front whose last Lsn is wanted. `None` where there is none.
+    fn take_group(&mut self, is_wanted: impl Fn(Lsn) -> bool) -> Option<Group> {
         let mut group = Group {
+            batches: Vec::new(),
             last: 0,
             bytes: 0,
-            count: 0,
-            operations: 0,
         };
-        while self.next_is_due()
-            && let Some(next) = self.pending.pop_front()
-        {
+        while let Some(next) = self.pending.pop_front_if(|next| is_wanted(next.last)) {
             group.last = next.last;
             group.bytes += next.bytes;
-            group.count += next.batch.len() as u64;
-            batches.push(next.batch);
+            group.batches.push(next.batch);
         }
-        group.operations = group.last - first_lsn_of(epoch(group.last), 0);
-        self.busy = true;
-        (batches, group)
+        if group.batches.is_empty() {
+            return None;
+        }
+        self.groups += 1;
+        self.busy = Some(self.groups);
+        self.last_tried = group.last;
+        Some(group)
+    }
+
+    /// Puts the group back where it came from: at the front, in order.
+    fn take_back(&mut self, group: Group) {
+        self.busy = None;
+        let mut last = group.last;
+        for batch in group.batches.into_iter().rev() {
+            let operations = batch.len() as u64;
+            let bytes = batch.bytes();
+            self.pending.push_front(Pending { last, bytes, batch });
+            last -= operations;
+        }
+    }
+
+    /// The medium has the group.
+    fn committed(&mut self, group: &Group) {
+        self.busy = None;
+        self.pending_bytes -= group.bytes;
+        self.counters.commits += 1;
+        self.counters.operations += group.last - self.committed;
+        self.committed = group.last;
     }
 }
 
@@ -500,6 +589,8 @@ fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, 
         .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-const REOPEN_DELAY_MAX: Duration = Duration::from_secs(2);
+/// How many times the first delay the last one is: two seconds by default, less than the five in which an operator may
+/// expect the store back.
+const REOPEN_DELAY_GROWTH: u32 = 20;
 /// How long a store that promises nothing gathers before it writes.
 const MEMORY_DELAY: Duration = Duration::from_secs(1);

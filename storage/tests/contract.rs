@@ -2,16 +2,17 @@
 //! of those pass proves nothing.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use nightjar_codec::QoS;
 use nightjar_storage::contract::{
     Subject, checkpoint_contract, full_contract, journal_contract, random_contract,
 };
 use nightjar_storage::{
-    Batch, Checkpoint, Full, Journal, JournalStatus, Lsn, MemoryEngine, Operation, Owner,
-    QueuedMessage, Record, Sequence, SessionRecord, StorageError, StoredMessage, Table,
+    Batch, Checkpoint, Full, Journal, JournalStatus, Lsn, MemoryEngine, MessageId, Operation,
+    Owner, QueueEntry, QueuedMessage, Record, Sequence, SessionRecord, StorageError, StoredMessage,
+    Table,
 };
 
 #[test]
@@ -78,7 +79,9 @@ enum Fault {
     TakesWhileFailed,
     EatsRefusedBatch,
     NeverFull,
-    CoversLostEpoch,
+    CoversWhileFailed,
+    ForgetsWhatItHadTaken,
+    CommitsAgainWhatGotThrough,
     RecoversBackwards,
     RecoversWhatWasTrimmed,
     AppliesAgain,
@@ -98,10 +101,15 @@ enum Fault {
     ReadsQueueFromItsBegin,
     ReadsQueueWithoutLimit,
     ReadsQueueByPrefix,
+    OutlinesWithoutOrder,
+    SkipsWhatIsNotThere,
+    PicksInTheOrderOfTheQueue,
+    PicksWithoutLimit,
+    ForgetsHighestId,
 }
 
 impl Fault {
-    const BROKEN: [Self; 29] = [
+    const BROKEN: [Self; 36] = [
         Self::SaysDurableAtAppend,
         Self::MarkGoesBack,
         Self::LosesDurable,
@@ -111,7 +119,9 @@ impl Fault {
         Self::TakesWhileFailed,
         Self::EatsRefusedBatch,
         Self::NeverFull,
-        Self::CoversLostEpoch,
+        Self::CoversWhileFailed,
+        Self::ForgetsWhatItHadTaken,
+        Self::CommitsAgainWhatGotThrough,
         Self::RecoversBackwards,
         Self::RecoversWhatWasTrimmed,
         Self::AppliesAgain,
@@ -131,6 +141,11 @@ impl Fault {
         Self::ReadsQueueFromItsBegin,
         Self::ReadsQueueWithoutLimit,
         Self::ReadsQueueByPrefix,
+        Self::OutlinesWithoutOrder,
+        Self::SkipsWhatIsNotThere,
+        Self::PicksInTheOrderOfTheQueue,
+        Self::PicksWithoutLimit,
+        Self::ForgetsHighestId,
     ];
 }
 
@@ -139,6 +154,8 @@ struct Faulty {
     inner: MemoryEngine,
     fault: Fault,
     last: AtomicU64,
+    /// The oldest batch that is not durable.
+    waiting: Mutex<Option<Batch>>,
     settled: AtomicU64,
     restarted: AtomicBool,
 }
@@ -162,6 +179,7 @@ impl Faulty {
             inner,
             fault,
             last: AtomicU64::new(0),
+            waiting: Mutex::new(None),
             settled: AtomicU64::new(0),
             restarted: AtomicBool::new(false),
         }
@@ -184,13 +202,8 @@ impl Faulty {
             | (Fault::ForgetsDeletedSession, Operation::DeleteSession { .. })
             | (Fault::ForgetsDeletedGroup, Operation::DeleteGroup { .. })
             | (Fault::ForgetsClock, Operation::PutClock(_)) => nothing,
-            (
-                fault,
-                Operation::Enqueue {
-                    message,
-                    mut owners,
-                },
-            ) => {
+            (fault, Operation::Enqueue { message, owners }) => {
+                let mut owners = owners.to_vec();
                 match fault {
                     Fault::ForgetsSecondOwner => owners.truncate(1),
                     Fault::ForgetsSubscriptionIdentifiers => {
@@ -203,6 +216,7 @@ impl Faulty {
                         .for_each(|entry| entry.qos = QoS::AtMostOnce),
                     _ => {}
                 }
+                let owners = owners.into();
                 Operation::Enqueue { message, owners }
             }
             (_, operation) => operation,
@@ -227,11 +241,10 @@ impl Journal for Faulty {
         match self.inner.append(written) {
             Ok(0) => Ok(0),
             Ok(lsn) => {
+                self.waiting.lock().unwrap().get_or_insert(given);
                 self.last.store(lsn, Ordering::Relaxed);
                 match self.fault {
-                    Fault::GivesLsnsAgain if self.restarted.load(Ordering::Relaxed) => {
-                        Ok((lsn & 0xffff) - 1)
-                    }
+                    Fault::GivesLsnsAgain if self.restarted.load(Ordering::Relaxed) => Ok(lsn - 1),
                     Fault::GivesFirstLsnOfBatch => Ok(lsn + 1 - length),
                     _ => Ok(lsn),
                 }
@@ -254,8 +267,9 @@ impl Journal for Faulty {
             (Fault::MarkGoesBack, JournalStatus::Durable(_)) => {
                 JournalStatus::Durable(self.settled.load(Ordering::Relaxed))
             }
-            (Fault::CoversLostEpoch, JournalStatus::Reopened { .. }) => {
-                JournalStatus::Durable(self.last.load(Ordering::Relaxed))
+            (Fault::CoversWhileFailed, JournalStatus::Failed { reason, .. }) => {
+                let durable = self.last.load(Ordering::Relaxed);
+                JournalStatus::Failed { durable, reason }
             }
             (_, status) => status,
         }
@@ -316,6 +330,43 @@ impl Checkpoint for Faulty {
         Ok(queue)
     }
 
+    fn outline(&self, owner: &Owner) -> Result<Vec<QueueEntry>, StorageError> {
+        let mut entries = self.inner.outline(owner)?;
+        if self.is(Fault::OutlinesWithoutOrder) {
+            entries.reverse();
+        }
+        Ok(entries)
+    }
+
+    fn queued(
+        &self,
+        owner: &Owner,
+        message_ids: &[MessageId],
+        bytes_max: u64,
+    ) -> Result<Vec<QueuedMessage>, StorageError> {
+        match self.fault {
+            Fault::SkipsWhatIsNotThere => {
+                let each = message_ids.chunks(1);
+                let found = each.map(|id| self.inner.queued(owner, id, bytes_max));
+                Ok(found.collect::<Result<Vec<_>, _>>()?.concat())
+            }
+            Fault::PicksInTheOrderOfTheQueue => {
+                let mut queued = self.inner.queued(owner, message_ids, bytes_max)?;
+                queued.sort_by_key(|queued| queued.sequence);
+                Ok(queued)
+            }
+            Fault::PicksWithoutLimit => self.inner.queued(owner, message_ids, u64::MAX),
+            _ => self.inner.queued(owner, message_ids, bytes_max),
+        }
+    }
+
+    fn message_id_max(&self) -> MessageId {
+        match self.fault {
+            Fault::ForgetsHighestId => self.inner.message_id_max().saturating_sub(1),
+            _ => self.inner.message_id_max(),
+        }
+    }
+
     fn scan(&self, table: Table, visit: &mut dyn FnMut(Record)) -> Result<(), StorageError> {
         let mut hidden = self.is(Fault::HidesMessage) && table == Table::Messages;
         self.inner.scan(table, &mut |record| {
@@ -339,6 +390,7 @@ impl Subject for Faulty {
     }
 
     fn settle(&mut self, upto: Lsn) {
+        *self.waiting.lock().unwrap() = None;
         self.settled.store(upto, Ordering::Relaxed);
         self.inner.settle(upto);
     }
@@ -374,7 +426,16 @@ impl Subject for Faulty {
     }
 
     fn reopen(&mut self) {
-        self.inner.reopen();
+        match self.fault {
+            Fault::ForgetsWhatItHadTaken => self.inner = self.inner.crash(),
+            _ => self.inner.reopen(),
+        }
+        if self.is(Fault::CommitsAgainWhatGotThrough)
+            && let Some(batch) = self.waiting.lock().unwrap().take()
+        {
+            self.inner.append(batch).unwrap();
+        }
+        self.inner.hold();
     }
 }
 

@@ -21,7 +21,7 @@ use nightjar_storage::{
     OwnerEntry, RedbEngine, SessionRecord, StorageError, StoredMessage, SubscriptionRecord, Table,
     WillRecord,
 };
-use support::{OnDisk, SimulatedDisk, number_from_environment};
+use support::{OnDisk, SimulatedDisk, number_from_environment, stretch};
 
 #[test]
 fn a_flipped_bit_is_found_out_or_harmless() {
@@ -200,6 +200,7 @@ fn live_on(bytes: Vec<u8>, model: &Image, seed: u64) -> Outcome {
             }
             engine.flush();
         }
+        assert!(!engine.has_ended(), "the thread of the store has panicked");
         if matches!(engine.status(), JournalStatus::Failed { .. }) {
             return Outcome::Found;
         }
@@ -346,7 +347,7 @@ fn golden_operations() -> Vec<Operation> {
         let publisher = (message_id % 2 == 0).then_some("publisher");
         operations.push(Operation::Enqueue {
             message: message(message_id, (message_id == 3).then_some(9), publisher),
-            owners: vec![to(&full_id, &[7]), to(&plain_id, &many), to(&group, &[])],
+            owners: [to(&full_id, &[7]), to(&plain_id, &many), to(&group, &[])].into(),
         });
     }
     for (packet_id, message_id) in (10..).zip(1..=4) {
@@ -398,19 +399,6 @@ fn squeeze(bytes: &[u8]) -> Vec<u8> {
         }
     }
     squeezed
-}
-
-fn stretch(squeezed: &[u8]) -> Vec<u8> {
-    let (length, mut rest) = squeezed.split_first_chunk().unwrap();
-    let mut bytes = vec![0; u64::from_le_bytes(*length) as usize];
-    while let Some((number, behind)) = rest.split_first_chunk() {
-        let at = u32::from_le_bytes(*number) as usize * 512;
-        let end = bytes.len().min(at + 512);
-        let (page, behind) = behind.split_at(end - at);
-        bytes[at..end].copy_from_slice(page);
-        rest = behind;
-    }
-    bytes
 }
 
 /// A directory of its own, gone at the end.

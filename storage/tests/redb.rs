@@ -21,17 +21,17 @@ use support::{OnDisk, SimulatedDisk};
 
 #[test]
 fn redb_engine_keeps_the_journal_contract() {
-    journal_contract(|| OnDisk::new(Options::default()));
+    journal_contract(|| OnDisk::new(quick()));
 }
 
 #[test]
 fn redb_engine_keeps_the_checkpoint_contract() {
-    checkpoint_contract(|| OnDisk::new(Options::default()));
+    checkpoint_contract(|| OnDisk::new(quick()));
 }
 
 #[test]
 fn redb_engine_keeps_the_random_contract() {
-    random_contract(|| OnDisk::new(Options::default()), 0..SEEDS);
+    random_contract(|| OnDisk::new(quick()), 0..SEEDS);
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn whoever_asked_is_told_of_every_step_of_the_journal() {
     assert!(subject.status().covers(lsn));
 
     subject.disk.refuse(true);
-    subject.append(Batch(world.batch(&mut Random(2)))).unwrap();
+    let kept = subject.append(Batch(world.batch(&mut Random(2)))).unwrap();
     told(2);
     assert!(matches!(subject.status(), JournalStatus::Failed { .. }));
     assert!(
@@ -123,8 +123,47 @@ fn whoever_asked_is_told_of_every_step_of_the_journal() {
 
     subject.disk.refuse(false);
     told(2);
-    assert!(matches!(subject.status(), JournalStatus::Reopened { .. }));
+    assert!(subject.status().covers(kept), "{:?}", subject.status());
     assert_eq!(subject.engine.counters().failures, 1);
+    assert!(!subject.engine.has_ended());
+}
+
+/// Nothing in the process can bring back what a thread had in hand that panicked: its owner has to know.
+#[test]
+fn the_end_of_the_stores_thread_is_told() {
+    let subject = OnDisk::new(quick());
+    let (sender, told) = channel();
+    subject.engine.on_progress(Box::new(move || {
+        let _ = sender.send(());
+    }));
+    let mut world = World::new();
+    let mut random = Random(1);
+    let mut batch = world.queue_for("a", &mut random);
+    batch.extend(world.queue_for("a", &mut random));
+    let durable = subject.append(Batch(batch)).unwrap();
+    subject.engine.flush();
+    assert!(!subject.engine.has_ended());
+
+    // What no broker sends: it is an assertion of the index.
+    let assign = |message_id| Operation::AssignPacketId {
+        client_id: "a".into(),
+        message_id,
+        packet_id: 1,
+    };
+    let batch = Batch(vec![assign(1), assign(2)]);
+    let lsn = subject.append(batch.clone()).unwrap();
+    // The first commit may be told of behind the `flush` that has waited for it.
+    while !subject.engine.has_ended() {
+        told.recv_timeout(Duration::from_secs(30))
+            .expect("told within 30 s");
+    }
+    let status = subject.status();
+    assert!(
+        matches!(&status, JournalStatus::Failed { reason, .. } if reason.contains("panicked")),
+        "{status:?}"
+    );
+    assert!(status.covers(durable) && !status.covers(lsn));
+    assert!(subject.append(batch).is_err(), "nothing is taken");
 }
 
 #[test]
@@ -142,6 +181,37 @@ fn message_ids_go_on_above_every_one_that_was_stored() {
     assert!(subject.status().covers(lsn));
     let subject = Subject::power_cut(subject);
     assert_eq!(subject.engine.message_id_max(), 1_000_001);
+}
+
+#[test]
+fn the_use_of_the_file_tells_what_compacting_would_give_back() {
+    let subject = OnDisk::new(Options::default());
+    let mut world = World::new();
+    world.padding_max = 20_000;
+    let mut random = Random(1);
+    for _ in 0..200 {
+        let batch = world.queue_for("a", &mut random);
+        subject.append(Batch(batch)).unwrap();
+        subject.engine.flush();
+    }
+    let full = subject.engine.file_use().unwrap();
+    assert_eq!(
+        full.bytes,
+        subject.disk.store_bytes().unwrap().len() as u64,
+        "the length of the file"
+    );
+    assert!(
+        full.used > 200 * 5_000 && full.used < full.bytes,
+        "{full:?}"
+    );
+    let gone = Operation::DeleteSession {
+        client_id: "a".into(),
+    };
+    subject.append(Batch(vec![gone])).unwrap();
+    subject.engine.flush();
+    let empty = subject.engine.file_use().unwrap();
+    assert!(empty.used < full.used / 10, "{empty:?}");
+    assert!(empty.free_percent() > 90, "{empty:?}");
 }
 
 /// Long queues, worked off in any order: blocks come and go, cursors pass over what was done before, gaps are closed.
@@ -227,6 +297,44 @@ fn long_queues_worked_off_out_of_order_come_back_as_they_were() {
     }
 }
 
+/// So many that several threads read them, with ids that lie unevenly.
+#[test]
+fn a_long_store_is_read_in_parts_and_is_whole() {
+    const MESSAGES: u64 = 60_000;
+    let mut setup = World::new();
+    let mut random = Random(1);
+    let subject = OnDisk::new(Options::default());
+    let owners = [Owner::session("a"), Owner::session("b")];
+    let mut setups = setup.queue_for("a", &mut random);
+    setups.extend(setup.queue_for("b", &mut random));
+    subject.append(Batch(setups)).unwrap();
+    subject.engine.flush();
+    let before = owners
+        .each_ref()
+        .map(|owner| subject.outline(owner).unwrap().len());
+    let mut expected: [Vec<u64>; 2] = Default::default();
+    let mut next = 1_000;
+    for number in 0..MESSAGES {
+        next += if number % 1000 == 0 { 1_000_000 } else { 1 };
+        let to = usize::from(number % 3 == 0);
+        expected[to].push(next);
+        let operation = enqueue(next, std::iter::once(&owners[to]));
+        subject.append(Batch(vec![operation])).unwrap();
+    }
+    subject.engine.flush();
+    let subject = Subject::power_cut(subject);
+    for ((owner, expected), before) in owners.iter().zip(&expected).zip(before) {
+        let outline = subject.outline(owner).unwrap();
+        let ids = outline.iter().map(|entry| entry.message_id);
+        assert!(ids.skip(before).eq(expected.iter().copied()));
+        let last = &expected[expected.len() - 10..];
+        let queued = subject.queued(owner, last, u64::MAX).unwrap();
+        let ids: Vec<u64> = queued.iter().map(|queued| queued.message_id).collect();
+        assert_eq!(ids, last);
+    }
+    assert_eq!(subject.message_id_max(), next);
+}
+
 fn enqueue<'a>(message_id: u64, owners: impl Iterator<Item = &'a Owner>) -> Operation {
     Operation::Enqueue {
         message: Arc::new(StoredMessage {
@@ -248,6 +356,14 @@ fn enqueue<'a>(message_id: u64, owners: impl Iterator<Item = &'a Owner>) -> Oper
                 subscription_identifiers: vec![],
             })
             .collect(),
+    }
+}
+
+/// A store that is opened again soon after it has failed.
+fn quick() -> Options {
+    Options {
+        reopen_delay: Duration::from_millis(1),
+        ..Options::default()
     }
 }
 

@@ -8,6 +8,7 @@ mod acknowledge;
 mod auth;
 mod connect;
 mod disconnect;
+mod durable;
 mod flow_control;
 mod ping;
 mod publish;

@@ -26,6 +26,7 @@
 //! | `drop` | the connection ends without DISCONNECT, and the broker has seen it |
 //! | `bye` | DISCONNECT 0x00, and the broker has closed |
 //! | `wait MS` | time passes, where time is what is tested |
+//! | `kill`, `stop` | the broker ends by SIGKILL or SIGTERM, every connection with it, and starts anew where it kept what it kept |
 //! | `mark`, `after MS`, `within MS` | notes the time; at least, at most so much has passed since |
 //!
 //! Words are those of `harness::bytes`, and: `[...]` its content with its length before it (a property section), `(...)` the same with
@@ -40,7 +41,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use harness::{Broker, Client, Connect, bytes, hex, now, variable_byte_integer};
+use harness::{
+    Broker, Client, Connect, Options, TemporaryDirectory, bytes, hex, now, variable_byte_integer,
+};
 
 /// One broker for the scenarios of one file that run at the same time; it ends when none of them runs.
 pub(crate) struct SharedBroker {
@@ -109,14 +112,33 @@ impl SharedBroker {
 #[track_caller]
 pub(crate) fn play(broker: &SharedBroker, scenario: &str) -> BTreeMap<String, [u8; 2]> {
     let running = broker.running();
-    let unique = unique_text();
-    let mut stage = Stage {
-        address: running.address,
-        unique: unique.clone(),
-        clients: BTreeMap::new(),
-        captured: BTreeMap::new(),
-        mark: now(),
+    play_on(Stage::at(running.address), scenario)
+}
+
+/// The same on a broker of its own that keeps what survives. `toml` is its configuration.
+#[track_caller]
+pub(crate) fn play_kept(toml: &str, scenario: &str) {
+    let directory = TemporaryDirectory::new("data");
+    let options = Broker::options()
+        .argument("--data")
+        .argument(directory.text());
+    let options = match toml {
+        "" => options,
+        toml => options.toml(toml),
     };
+    let broker = options.clone().start();
+    let mut stage = Stage::at(broker.address());
+    stage.kept = Some(Kept {
+        broker,
+        options,
+        _directory: directory,
+    });
+    play_on(stage, scenario);
+}
+
+#[track_caller]
+fn play_on(mut stage: Stage, scenario: &str) -> BTreeMap<String, [u8; 2]> {
+    let unique = stage.unique.clone();
     let scenario = scenario.replace("{t}", &unique);
     for (index, line) in scenario.lines().enumerate() {
         let line = line.split(" ## ").next().unwrap_or_default().trim();
@@ -149,6 +171,14 @@ struct Stage {
     clients: BTreeMap<String, Client>,
     captured: BTreeMap<String, [u8; 2]>,
     mark: Instant,
+    kept: Option<Kept>,
+}
+
+/// A broker that is started again on its data directory.
+struct Kept {
+    broker: Broker,
+    options: Options,
+    _directory: TemporaryDirectory,
 }
 
 enum Piece {
@@ -159,6 +189,28 @@ enum Piece {
 }
 
 impl Stage {
+    fn at(address: SocketAddr) -> Self {
+        Self {
+            address,
+            unique: unique_text(),
+            clients: BTreeMap::new(),
+            captured: BTreeMap::new(),
+            mark: now(),
+            kept: None,
+        }
+    }
+
+    fn start_again(&mut self, end: impl FnOnce(&mut Broker)) {
+        let kept = self
+            .kept
+            .as_mut()
+            .expect("the scenario is one of play_kept");
+        end(&mut kept.broker);
+        self.clients.clear();
+        kept.broker = kept.options.clone().start();
+        self.address = kept.broker.address();
+    }
+
     fn step(&mut self, line: &str) -> Result<(), String> {
         let (first, rest) = split_word(line);
         match first {
@@ -171,6 +223,10 @@ impl Stage {
                 return Err(format!("{:?} have passed", self.mark.elapsed()));
             }
             "after" | "within" => {}
+            "kill" => self.start_again(Broker::kill),
+            "stop" => self.start_again(|broker| {
+                broker.terminate();
+            }),
             name => {
                 let (verb, rest) = split_word(rest);
                 self.client_step(name, verb, rest)?;

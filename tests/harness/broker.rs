@@ -115,6 +115,17 @@ impl Broker {
             .unwrap_or_else(|| panic!("still running after 10 s:\n{}", self.log()))
     }
 
+    /// Sends SIGKILL and waits for the end of the process: nothing of it runs any more.
+    #[track_caller]
+    pub fn kill(&mut self) {
+        let process = self
+            .process
+            .as_mut()
+            .expect("only a broker that we started can be killed");
+        process.child.kill().expect("our child can be killed");
+        process.child.wait().expect("a killed child ends");
+    }
+
     /// Sends SIGTERM and waits for the end of the process; bounded by 10 s.
     #[track_caller]
     pub fn terminate(&mut self) -> ExitStatus {
@@ -194,6 +205,15 @@ impl Options {
             .is_some_and(|toml| toml.contains("{port}"))
         {
             command.args(["-p", &port.to_string()]);
+        }
+        // Brokers of several tests run side by side; who wants to find something again names the directory.
+        let keeps = self.arguments.iter().any(|argument| argument == "--data")
+            || self
+                .toml
+                .as_ref()
+                .is_some_and(|toml| toml.contains("data_directory"));
+        if !keeps {
+            command.arg("--ephemeral");
         }
         command
             .args(&self.arguments)
@@ -319,6 +339,44 @@ impl TemporaryFile {
     }
 }
 
+/// A directory that nothing else uses; gone with what is in it when the value goes, unless the test failed.
+#[derive(Debug)]
+pub struct TemporaryDirectory {
+    path: PathBuf,
+}
+
+impl TemporaryDirectory {
+    /// The directory does not exist yet; its parent does.
+    pub fn new(name: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("nightjar-tests-{}-{count}-{name}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        Self { path }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    #[track_caller]
+    pub fn text(&self) -> &str {
+        self.path
+            .to_str()
+            .expect("the temporary directory is UTF-8")
+    }
+}
+
+impl Drop for TemporaryDirectory {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("left for a look: {}", self.path.display());
+            return;
+        }
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
 impl Drop for TemporaryFile {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
@@ -334,7 +392,7 @@ fn free_port() -> u16 {
 }
 
 /// The broker's binary: that of `NIGHTJAR_BIN`, or the one beside this test, which cargo brings up to date once a process.
-fn binary() -> &'static Path {
+pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| std::env::var_os("NIGHTJAR_BIN").map_or_else(build, PathBuf::from))
 }

@@ -40,7 +40,7 @@ mod bytes;
 mod client;
 mod connect;
 
-pub use broker::{Broker, Options};
+pub use broker::{Broker, Options, TemporaryDirectory, binary};
 pub use bytes::{
     bytes, hex, packet, parse_bytes, properties, text_with_length, variable_byte_integer,
 };

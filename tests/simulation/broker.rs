@@ -82,6 +82,8 @@ struct End {
     sent: Splitter,
     /// What came while the shard did not read.
     unread: VecDeque<Vec<u8>>,
+    /// What the shard has read and left for later.
+    left: Vec<u8>,
     closed: bool,
 }
 
@@ -116,7 +118,8 @@ impl Broker {
             .map(|id| {
                 let mut shard = Shard::new(id, shared.clone());
                 if let Some(engine) = engine {
-                    shard.restore(engine, now).expect("memory can be read");
+                    let checkpoint = Arc::new(engine.clone());
+                    shard.restore(checkpoint, now).expect("memory can be read");
                 }
                 shard
             })
@@ -221,10 +224,9 @@ impl Broker {
             || !self.inputs[place].is_empty()
             || !self.unwritten[place].is_empty()
             || self.shards[place].has_turn_to_end()
-            || self
-                .ends
-                .values()
-                .any(|end| usize::from(end.shard) == place && !end.unread.is_empty())
+            || self.ends.values().any(|end| {
+                usize::from(end.shard) == place && !(end.unread.is_empty() && end.left.is_empty())
+            })
     }
 
     fn take_in(
@@ -256,6 +258,7 @@ impl Broker {
                     return;
                 }
                 if !end.unread.is_empty() || !self.shards[place].may_read(end.id) {
+                    self.shards[place].note_paused(now, end.id);
                     end.unread.push_back(piece);
                     return;
                 }
@@ -284,6 +287,7 @@ impl Broker {
             door: Splitter::default(),
             sent: Splitter::default(),
             unread: VecDeque::new(),
+            left: Vec::new(),
             closed: false,
         };
         self.ends.insert(link, end);
@@ -301,23 +305,31 @@ impl Broker {
             .ends
             .iter()
             .filter(|(_, end)| {
-                usize::from(end.shard) == place && (end.closed || !end.unread.is_empty())
+                let waits = !end.unread.is_empty() || !end.left.is_empty();
+                usize::from(end.shard) == place && (end.closed || waits)
             })
             .map(|(link, _)| *link)
             .collect();
         for link in here {
             while let Some(end) = self.ends.get_mut(&link) {
-                if !self.shards[place].may_read(end.id) {
+                let shard = &self.shards[place];
+                if !shard.may_read(end.id) || shard.is_closing(end.id) {
                     break;
                 }
-                let Some(piece) = end.unread.pop_front() else {
+                let piece = if end.left.is_empty() {
+                    end.unread.pop_front()
+                } else {
+                    Some(Vec::new())
+                };
+                let Some(piece) = piece else {
                     break;
                 };
                 self.receive(link, &piece, now, model, effects);
             }
             if let Some(end) = self.ends.get(&link)
                 && end.closed
-                && (end.unread.is_empty() || self.shards[place].is_closing(end.id))
+                && (end.unread.is_empty() && end.left.is_empty()
+                    || self.shards[place].is_closing(end.id))
             {
                 log(|| format!("shard {place} sees link {link} closed"));
                 self.shards[place].closed(now, end.id);
@@ -340,12 +352,16 @@ impl Broker {
         };
         let shard = &mut self.shards[usize::from(end.shard)];
         if shard.is_closing(end.id) {
+            end.left.clear();
             return;
         }
         match shard.receive(now, end.id, piece) {
             Received::Continue => {
                 model.heard(link);
-                for packet in end.door.feed(piece, end.version) {
+                let mut read = std::mem::take(&mut end.left);
+                read.extend_from_slice(piece);
+                end.left = read.split_off(read.len() - shard.unread_bytes(end.id));
+                for packet in end.door.feed(&read, end.version) {
                     if let Packet::Connect(connect) = &packet {
                         end.version = connect.protocol_version;
                     }

@@ -2,7 +2,8 @@
 //! a model of what must be true.
 //!
 //! `SEEDS=n` says how many worlds (200 where nothing is said), `SEED=n` replays one and prints what happened in it last
-//! (`LINES=n`: how much of it), `ALL=1` goes on after a failure and lists every seed that fails.
+//! (`LINES=n`: how much of it), `ALL=1` goes on after a failure and lists every seed that fails, `DISK=reopen|crash|never` says what
+//! happens to a disk that fails in every world.
 //!
 //! In walking order: `world` decides what happens, `broker` drives the shards, `client` is an honest client, `model` knows
 //! what must be true, `wire` turns bytes into packets, `log` remembers, `random` is where all chance comes from.

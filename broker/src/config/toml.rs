@@ -10,7 +10,9 @@ use super::Fault;
 use crate::settings::{DEFAULT_PORT, ListenerSettings, LogLevel, QueuePolicy, Settings};
 use ::toml::Spanned;
 use ::toml::de::{DeTable, DeValue};
+use nightjar_storage::Durability;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// Reads the text of a file.
 pub(super) fn parse(text: &str) -> Result<Settings, Fault> {
@@ -73,6 +75,7 @@ enum Kind {
         words: &'static [&'static str],
         set: fn(&mut Settings, &str) -> bool,
     },
+    Path(fn(&mut Settings, PathBuf)),
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -244,6 +247,13 @@ const KEYS: &[Key] = &[
         "with 0 no client could connect with a Will"
     ),
     number!(
+        will_restart_grace_seconds,
+        Seconds,
+        0,
+        HOUR,
+        "0 publishes them at once, unless they ask for a delay"
+    ),
+    number!(
         inflight_messages_max,
         Count,
         1,
@@ -270,6 +280,20 @@ const KEYS: &[Key] = &[
         1,
         BYTES_MAX,
         "a queue without a bound would end in a broker without memory"
+    ),
+    number!(
+        queue_memory_bytes_max,
+        Bytes,
+        0,
+        BYTES_MAX,
+        "0 reads everything that waits from the store"
+    ),
+    number!(
+        queue_memory_total_bytes_max,
+        Bytes,
+        0,
+        BYTES_MAX,
+        "0 reads everything that waits from the store"
     ),
     Key {
         name: "queue_policy",
@@ -331,6 +355,27 @@ const KEYS: &[Key] = &[
     ),
     number!(qos2_wait_seconds, Seconds, 0, HOUR, "0 closes at once"),
     number!(
+        disk_free_min,
+        Count,
+        0,
+        50,
+        "percent of the file system; 0 fills it to the last byte"
+    ),
+    number!(
+        journal_pending_bytes_max,
+        Bytes,
+        TOTAL_BUFFER_MIN,
+        BYTES_MAX,
+        "one message must fit"
+    ),
+    number!(
+        journal_wait_seconds,
+        Seconds,
+        1,
+        HOUR,
+        "a disk may take its time"
+    ),
+    number!(
         retained_count_max,
         Count,
         1,
@@ -344,6 +389,24 @@ const KEYS: &[Key] = &[
         BYTES_MAX,
         "retain_available = false turns retained messages off"
     ),
+    switch!(persistence),
+    Key {
+        name: "data_directory",
+        kind: Kind::Path(|settings, path| settings.data_directory = Some(path)),
+    },
+    Key {
+        name: "durability",
+        kind: Kind::Choice {
+            words: DURABILITIES,
+            set: |settings, word| match durability(word) {
+                Some(durability) => {
+                    settings.durability = durability;
+                    true
+                }
+                None => false,
+            },
+        },
+    },
     Key {
         name: "log_level",
         kind: Kind::Choice {
@@ -363,6 +426,17 @@ const KEYS: &[Key] = &[
         },
     },
 ];
+
+const DURABILITIES: &[&str] = &["synced", "written", "memory"];
+
+fn durability(word: &str) -> Option<Durability> {
+    match word {
+        "synced" => Some(Durability::Synced),
+        "written" => Some(Durability::Written),
+        "memory" => Some(Durability::Memory),
+        _ => None,
+    }
+}
 
 const U16: u64 = 65_535;
 const U32: u64 = 4_294_967_295;
@@ -389,6 +463,14 @@ impl Key {
                     .as_bool()
                     .ok_or_else(|| format!("expected true or false, found {}", found(value)))?;
                 set(settings, on);
+                Ok(())
+            }
+            Kind::Path(set) => {
+                let path = value.as_str().filter(|text| !text.is_empty());
+                let path = path.ok_or_else(|| {
+                    format!("expected the path of a directory, found {}", found(value))
+                })?;
+                set(settings, path.into());
                 Ok(())
             }
             Kind::Choice { words, set } => {
@@ -519,9 +601,11 @@ fn listeners(value: &Spanned<DeValue<'_>>) -> Result<Vec<ListenerSettings>, Faul
             );
             fault(offset, message)
         })?;
-        if let Some(key) = entries.keys().find(|key| key.get_ref() != "address") {
+        let is_known = |name: &str| ["address", "durability"].contains(&name);
+        if let Some(key) = entries.keys().find(|key| !is_known(key.get_ref())) {
             let message = format!(
-                "unknown key '{}'; a listener has an address, such as \"0.0.0.0:{DEFAULT_PORT}\"",
+                "unknown key '{}'; a listener has an address, such as \"0.0.0.0:{DEFAULT_PORT}\", \
+                 and may have a durability",
                 key.get_ref()
             );
             return Err(fault(key.span().start, message));
@@ -547,7 +631,24 @@ fn listeners(value: &Spanned<DeValue<'_>>) -> Result<Vec<ListenerSettings>, Faul
             let message = format!("{parsed} is there twice");
             return Err(fault(address.span().start, message));
         }
-        listeners.push(ListenerSettings { address: parsed });
+        let durability = match entries.get("durability") {
+            None => None,
+            Some(value) => {
+                let known = value.get_ref().as_str().and_then(durability);
+                Some(known.ok_or_else(|| {
+                    let message = format!(
+                        "expected one of \"{}\", found {}",
+                        DURABILITIES.join("\", \""),
+                        found(value.get_ref())
+                    );
+                    fault(value.span().start, message)
+                })?)
+            }
+        };
+        listeners.push(ListenerSettings {
+            address: parsed,
+            durability,
+        });
     }
     Ok(listeners)
 }
@@ -641,6 +742,7 @@ const MOSQUITTO_NAMES: &[(&str, &str)] = &[
         "persistent_client_expiration",
         "session_expiry_interval_max and v3_session_expiry_interval",
     ),
+    ("persistence_location", "data_directory"),
     ("queue_qos0_messages", "queue_qos0"),
 ];
 
@@ -656,8 +758,6 @@ const NOT_YET: &[&str] = &[
     "log_dest",
     "password_file",
     "per_listener_settings",
-    "persistence",
-    "persistence_location",
     "pid_file",
     "plugin",
     "protocol",

@@ -4,10 +4,12 @@
 //! buckets it came from stand still (D16). Overlapping subscriptions of a session become one copy at the highest granted
 //! QoS with all Subscription Identifiers (D23, [MQTT-3.3.4-2], [MQTT-3.3.4-3]).
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use nightjar_codec::QoS;
+use nightjar_storage::OwnerEntry;
 use smallvec::SmallVec;
 
 use super::Exchange;
@@ -40,6 +42,10 @@ pub struct Route {
     pub remote: Vec<Delivery>,
     pub remote_shards: SmallVec<[ShardId; 4]>,
     pub groups: SmallVec<[Arc<ShareGroup>; 1]>,
+    /// No publisher gets a copy on other terms than everybody's.
+    is_the_same_for_all: bool,
+    /// See [`Self::owners`]; at QoS 1 and 2.
+    owners: [OnceCell<Arc<[OwnerEntry]>>; 2],
 }
 
 /// One session's terms.
@@ -89,9 +95,12 @@ impl Route {
             remote: Vec::new(),
             remote_shards: SmallVec::new(),
             groups,
+            is_the_same_for_all: true,
+            owners: Default::default(),
         };
         for (session, merging) in merged {
             let delivery = merging.finish(session);
+            route.is_the_same_for_all &= matches!(delivery.own, OwnCopy::Same);
             if session.shard == shard {
                 route.local.push(delivery);
             } else {
@@ -111,6 +120,23 @@ impl Route {
     /// Sessions that get the topic.
     pub fn len(&self) -> usize {
         self.local.len() + self.remote.len()
+    }
+
+    /// The owners of a message of this QoS without RETAIN, listed once: every message along this route shares the list.
+    /// `None` where it depends on the publisher.
+    pub fn owners(
+        &self,
+        qos: QoS,
+        list: impl FnOnce() -> Arc<[OwnerEntry]>,
+    ) -> Option<Arc<[OwnerEntry]>> {
+        let [at_least_once, exactly_once] = &self.owners;
+        let listed = match qos {
+            QoS::AtMostOnce => return None,
+            QoS::AtLeastOnce => at_least_once,
+            QoS::ExactlyOnce => exactly_once,
+        };
+        self.is_the_same_for_all
+            .then(|| Arc::clone(listed.get_or_init(list)))
     }
 
     /// Nobody subscribes to the topic.

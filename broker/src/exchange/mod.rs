@@ -11,8 +11,8 @@ pub mod retained;
 pub mod shared;
 pub mod subscriptions;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use dashmap::DashMap;
 use nightjar_storage::{MessageId, StoredMessage};
@@ -29,6 +29,10 @@ use subscriptions::SubscriptionIndex;
 pub struct Exchange {
     pub subscriptions: SubscriptionIndex<Subscriber, Arc<ShareGroup>>,
     pub retained: RetainedStore<StoredMessage>,
+    /// Held by whoever reads what is retained for a topic and appends it to the journal, so that the store ends with the last.
+    pub retained_order: Mutex<()>,
+    /// The store has something, or will have: the clock is worth keeping (D12).
+    pub keeps_something: AtomicBool,
     pub totals: QueueTotals,
     /// Sessions, subscriptions and bytes of wills, each against its bound.
     pub sessions: Bounded,
@@ -62,6 +66,8 @@ impl Exchange {
         Self {
             subscriptions: SubscriptionIndex::new(BUCKETS, hash_seed),
             retained: RetainedStore::new(BUCKETS, hash_seed, limits),
+            retained_order: Mutex::default(),
+            keeps_something: AtomicBool::new(false),
             totals: QueueTotals::default(),
             sessions: Bounded::new(settings.sessions_max),
             subscription_count: Bounded::new(settings.subscriptions_max),
@@ -114,7 +120,7 @@ impl Exchange {
         &self,
         share_name: &str,
         topic_filter: &str,
-        join: impl Fn(&ShareGroup) -> Option<T>,
+        join: impl Fn(&Arc<ShareGroup>) -> Option<T>,
     ) -> (Arc<ShareGroup>, T) {
         loop {
             let group = self.group(share_name, topic_filter);
@@ -234,7 +240,7 @@ mod tests {
             subscription_identifier: None,
             group: None,
         };
-        let join = |group: &ShareGroup, slot| {
+        let join = |group: &Arc<ShareGroup>, slot| {
             group.join(id(slot), &subscription, true, Some(1), &exchange.totals)
         };
         let (old, _) = exchange.join_group("g", "t", |group| join(group, 1));

@@ -162,6 +162,14 @@ impl<M> RetainedStore<M> {
         (sequence, removed.map(|entry| entry.message))
     }
 
+    /// What is held for one topic, expired or not.
+    pub fn get(&self, topic: &str) -> Option<Arc<M>> {
+        let key = Key::of(topic);
+        let bucket = read(&self.buckets[self.choice.of(topic)]);
+        let entry = bucket.entries.get(key.as_bytes());
+        entry.map(|entry| Arc::clone(&entry.message))
+    }
+
     /// Whether [`Self::store`] would succeed if nobody else stored in the meantime.
     pub fn would_fit(&self, topic: &str, bytes: u64) -> bool {
         let key = Key::of(topic);

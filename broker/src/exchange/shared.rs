@@ -6,6 +6,9 @@
 //!
 //! Members live on several shards, so a group is behind a lock of its own, held for a few instructions and never while
 //! anything is sent: calls give back assignments, and the caller's shard carries them out.
+//!
+//! A message that is to be stored comes in two steps: `accept` takes room for it, and `hand_in` shows it to the members.
+//! Between the two the journal has taken it, so no member's shard can be done with it before the journal has heard of it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
@@ -19,6 +22,7 @@ use crate::identity::{GroupId, SessionId};
 use crate::message::{MessageRef, stored_cost};
 use crate::session::quota::{Budget, QueueLimits, QueueTotals};
 use crate::session::subscribe::Subscription;
+use crate::settings::QueuePolicy;
 
 /// All sessions that share one topic filter under one share name.
 pub struct ShareGroup {
@@ -58,12 +62,29 @@ struct Member {
 
 /// A message for one member.
 pub struct Assignment {
-    pub group: GroupId,
+    pub group: Arc<ShareGroup>,
     pub session: SessionId,
     pub message: Arc<StoredMessage>,
     pub qos: QoS,
     pub retain: bool,
     pub subscription_identifiers: SmallVec<[u32; 1]>,
+}
+
+/// What follows from a change: what members are to be sent, and what nobody will get any more.
+#[derive(Default)]
+pub struct Decided {
+    pub given: Vec<Assignment>,
+    pub dropped: Vec<MessageId>,
+}
+
+/// Whether a group takes a message that it will be handed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acceptance {
+    /// Room is taken; `hand_in` has to follow.
+    Taken,
+    /// The last member has just left.
+    NoMember,
+    NoRoom,
 }
 
 /// What a group did with a message.
@@ -126,7 +147,7 @@ impl ShareGroup {
     /// Joins, or changes its options. Gives what the new member is to be sent at once. `None`: the last member left in
     /// the meantime and the group is closed; the index has another by now, or makes one.
     pub fn join(
-        &self,
+        self: &Arc<Self>,
         session: SessionId,
         subscription: &Subscription,
         resumable: bool,
@@ -157,7 +178,7 @@ impl ShareGroup {
 
     /// The member has a Network Connection again.
     pub fn online(
-        &self,
+        self: &Arc<Self>,
         session: SessionId,
         window: u32,
         resumable: bool,
@@ -174,14 +195,15 @@ impl ShareGroup {
         self.drain(&mut state, totals)
     }
 
-    /// The member's connection closed, or it leaves for good. `returned` is what it did not acknowledge, oldest first.
+    /// The member's connection closed, or it leaves for good. `returned` is what it did not acknowledge, oldest first. Where
+    /// the last member leaves, what waits is dropped.
     pub fn gone(
-        &self,
+        self: &Arc<Self>,
         session: SessionId,
         leaves: bool,
         returned: impl DoubleEndedIterator<Item = Arc<StoredMessage>>,
         totals: &QueueTotals,
-    ) -> Vec<Assignment> {
+    ) -> Decided {
         let mut state = self.state();
         state.online.remove(&session);
         state.ready.remove(&session);
@@ -195,15 +217,45 @@ impl ShareGroup {
             state.note_expiry(&message);
             state.returned.push_front(message);
         }
+        self.decide(&mut state, totals)
+    }
+
+    /// Takes room for a message of QoS 1 or 2 that is to be stored first. What a member would get at once needs none.
+    pub fn accept(&self, cost: u64, totals: &QueueTotals, limits: &QueueLimits) -> Acceptance {
+        let state = self.state();
         if state.members.is_empty() {
-            self.discard(&mut state, totals);
+            return Acceptance::NoMember;
         }
-        self.drain(&mut state, totals)
+        if state.waiting() == 0 && !state.ready.is_empty() {
+            self.budget.reserve_anyway(cost, totals);
+        } else if !self.budget.reserve(cost, totals, limits) {
+            return Acceptance::NoRoom;
+        }
+        Acceptance::Taken
+    }
+
+    /// Shows members a message that was accepted. With the policy `drop_oldest` some that waited may make room for it.
+    pub fn hand_in(
+        self: &Arc<Self>,
+        message: Arc<StoredMessage>,
+        totals: &QueueTotals,
+        limits: &QueueLimits,
+    ) -> Decided {
+        let mut state = self.state();
+        state.note_expiry(&message);
+        state.queue.push_back(message);
+        let mut decided = self.decide(&mut state, totals);
+        if limits.policy == QueuePolicy::DropOldest {
+            decided
+                .dropped
+                .extend(self.drop_oldest(&mut state, totals, limits));
+        }
+        decided
     }
 
     /// One message for one member. QoS 0 goes to any connected member, others to one with room.
     pub fn offer(
-        &self,
+        self: &Arc<Self>,
         message: &MessageRef<'_>,
         totals: &QueueTotals,
         limits: &QueueLimits,
@@ -222,7 +274,7 @@ impl ShareGroup {
             candidate.filter(|_| state.waiting() == 0 || message.qos == QoS::AtMostOnce)
         {
             state.last = Some(session);
-            return match state.assign(self.id, session, Arc::clone(message.stored())) {
+            return match state.assign(self, session, Arc::clone(message.stored())) {
                 Some(assignment) => Offer::Assigned(assignment),
                 None => Offer::Dropped,
             };
@@ -232,20 +284,13 @@ impl ShareGroup {
         }
         state.note_expiry(message.stored());
         state.queue.push_back(Arc::clone(message.stored()));
-        let mut dropped = Vec::new();
-        while state.waiting() > 1 && self.budget.is_over(limits) {
-            let Some(oldest) = state.pop() else {
-                break;
-            };
-            self.budget.release(stored_cost(&oldest), totals);
-            self.budget.count_dropped();
-            dropped.push(oldest.message_id);
+        Offer::Queued {
+            dropped: self.drop_oldest(&mut state, totals, limits),
         }
-        Offer::Queued { dropped }
     }
 
     /// A member is done with one message and gets the next that waits.
-    pub fn finished(&self, session: SessionId, totals: &QueueTotals) -> Vec<Assignment> {
+    pub fn finished(self: &Arc<Self>, session: SessionId, totals: &QueueTotals) -> Vec<Assignment> {
         let mut state = self.state();
         if let Some(member) = state.members.get_mut(&session) {
             member.given = member.given.saturating_sub(1);
@@ -257,11 +302,11 @@ impl ShareGroup {
     /// The member's session has no room for what it was given: the message waits here, and the member gets none until
     /// `room_again`.
     pub fn declined(
-        &self,
+        self: &Arc<Self>,
         session: SessionId,
         message: Arc<StoredMessage>,
         totals: &QueueTotals,
-    ) -> Vec<Assignment> {
+    ) -> Decided {
         let mut state = self.state();
         if let Some(member) = state.members.get_mut(&session) {
             member.given = member.given.saturating_sub(1);
@@ -271,14 +316,15 @@ impl ShareGroup {
         self.budget.reserve_anyway(stored_cost(&message), totals);
         state.note_expiry(&message);
         state.returned.push_back(message);
-        if state.members.is_empty() {
-            self.discard(&mut state, totals);
-        }
-        self.drain(&mut state, totals)
+        self.decide(&mut state, totals)
     }
 
     /// A member that declined has room for messages.
-    pub fn room_again(&self, session: SessionId, totals: &QueueTotals) -> Vec<Assignment> {
+    pub fn room_again(
+        self: &Arc<Self>,
+        session: SessionId,
+        totals: &QueueTotals,
+    ) -> Vec<Assignment> {
         let mut state = self.state();
         if let Some(member) = state.members.get_mut(&session) {
             member.is_full = false;
@@ -322,7 +368,7 @@ impl ShareGroup {
         dropped
     }
 
-    fn drain(&self, state: &mut State, totals: &QueueTotals) -> Vec<Assignment> {
+    fn drain(self: &Arc<Self>, state: &mut State, totals: &QueueTotals) -> Vec<Assignment> {
         let mut assignments = Vec::new();
         while state.waiting() > 0 {
             let Some(session) = state.next(|state| &state.ready) else {
@@ -333,15 +379,42 @@ impl ShareGroup {
             };
             self.budget.release(stored_cost(&message), totals);
             state.last = Some(session);
-            assignments.extend(state.assign(self.id, session, message));
+            assignments.extend(state.assign(self, session, message));
         }
         assignments
     }
 
-    fn discard(&self, state: &mut State, totals: &QueueTotals) {
-        while let Some(message) = state.pop() {
+    /// Gives members what they have room for, or drops everything where there are none.
+    fn decide(self: &Arc<Self>, state: &mut State, totals: &QueueTotals) -> Decided {
+        let mut dropped = Vec::new();
+        while state.members.is_empty()
+            && let Some(message) = state.pop()
+        {
             self.budget.release(stored_cost(&message), totals);
+            dropped.push(message.message_id);
         }
+        Decided {
+            given: self.drain(state, totals),
+            dropped,
+        }
+    }
+
+    fn drop_oldest(
+        &self,
+        state: &mut State,
+        totals: &QueueTotals,
+        limits: &QueueLimits,
+    ) -> Vec<MessageId> {
+        let mut dropped = Vec::new();
+        while state.waiting() > 1 && self.budget.is_over(limits) {
+            let Some(oldest) = state.pop() else {
+                break;
+            };
+            self.budget.release(stored_cost(&oldest), totals);
+            self.budget.count_dropped();
+            dropped.push(oldest.message_id);
+        }
+        dropped
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -364,14 +437,14 @@ impl State {
 
     fn assign(
         &mut self,
-        group: GroupId,
+        group: &Arc<ShareGroup>,
         session: SessionId,
         message: Arc<StoredMessage>,
     ) -> Option<Assignment> {
         let member = self.members.get_mut(&session)?;
         let qos = message.qos.min(member.qos);
         let assignment = Assignment {
-            group,
+            group: Arc::clone(group),
             session,
             qos,
             retain: message.retain && member.retain_as_published,
@@ -416,7 +489,6 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::QueuePolicy;
     use nightjar_codec::RetainHandling;
 
     const LIMITS: QueueLimits = QueueLimits {
@@ -434,12 +506,12 @@ mod tests {
         }
     }
 
-    fn group() -> ShareGroup {
-        ShareGroup::new(GroupId(1), "g", "t")
+    fn group() -> Arc<ShareGroup> {
+        Arc::new(ShareGroup::new(GroupId(1), "g", "t"))
     }
 
     fn join(
-        group: &ShareGroup,
+        group: &Arc<ShareGroup>,
         slot: u32,
         window: Option<u32>,
         totals: &QueueTotals,
@@ -457,7 +529,7 @@ mod tests {
             .expect("the group is open")
     }
 
-    fn offer(group: &ShareGroup, payload: &[u8], totals: &QueueTotals) -> Option<u32> {
+    fn offer(group: &Arc<ShareGroup>, payload: &[u8], totals: &QueueTotals) -> Option<u32> {
         match group.offer(
             &MessageRef::new("t", payload, &[], QoS::AtLeastOnce),
             totals,
@@ -515,6 +587,7 @@ mod tests {
         assert!(
             group
                 .gone(id(1), false, [first].into_iter(), &totals)
+                .given
                 .is_empty()
         );
         let given = join(&group, 2, Some(5), &totals);
@@ -525,5 +598,84 @@ mod tests {
                 .collect::<Vec<_>>(),
             [b"1", b"2"]
         );
+    }
+
+    fn message(message_id: MessageId) -> Arc<StoredMessage> {
+        let mut message = MessageRef::new("t", b"x", &[], QoS::AtLeastOnce);
+        message.message_id = message_id;
+        Arc::clone(message.stored())
+    }
+
+    fn slots(decided: &Decided) -> Vec<u32> {
+        let given = decided.given.iter();
+        given.map(|given| given.session.slot).collect()
+    }
+
+    #[test]
+    fn what_is_accepted_is_shown_to_nobody_before_it_is_handed_in() {
+        let (group, totals) = (group(), QueueTotals::default());
+        join(&group, 1, Some(1), &totals);
+        let stored = message(7);
+        let cost = stored_cost(&stored);
+        assert_eq!(group.accept(cost, &totals, &LIMITS), Acceptance::Taken);
+        assert!(group.finished(id(1), &totals).is_empty());
+        assert!(join(&group, 2, Some(1), &totals).is_empty());
+        assert_eq!(totals.messages(), 1);
+        assert_eq!(slots(&group.hand_in(stored, &totals, &LIMITS)), [1]);
+        assert_eq!(totals.messages(), 0);
+    }
+
+    #[test]
+    fn what_is_accepted_takes_room_unless_a_member_has_some() {
+        let (group, totals) = (group(), QueueTotals::default());
+        let limits = QueueLimits {
+            messages_max: 1,
+            ..LIMITS
+        };
+        assert_eq!(group.accept(1, &totals, &limits), Acceptance::NoMember);
+        join(&group, 1, None, &totals);
+        assert_eq!(group.accept(1, &totals, &limits), Acceptance::Taken);
+        assert_eq!(group.accept(1, &totals, &limits), Acceptance::NoRoom);
+        join(&group, 2, Some(5), &totals);
+        assert_eq!(group.accept(1, &totals, &limits), Acceptance::Taken);
+    }
+
+    #[test]
+    fn the_last_member_leaves_and_everything_is_named_that_nobody_will_get() {
+        let (group, totals) = (group(), QueueTotals::default());
+        join(&group, 1, None, &totals);
+        let accept = || group.accept(stored_cost(&message(1)), &totals, &LIMITS);
+        for message_id in [1, 2] {
+            assert_eq!(accept(), Acceptance::Taken);
+            let decided = group.hand_in(message(message_id), &totals, &LIMITS);
+            assert!(decided.given.is_empty() && decided.dropped.is_empty());
+        }
+        assert_eq!(accept(), Acceptance::Taken);
+        let decided = group.gone(id(1), true, [message(9)].into_iter(), &totals);
+        assert_eq!(decided.dropped, [9, 1, 2]);
+        // Late for a group that is empty, or closed since.
+        assert!(group.close_if_empty());
+        let decided = group.hand_in(message(3), &totals, &LIMITS);
+        assert_eq!(decided.dropped, [3]);
+        assert_eq!((totals.messages(), totals.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn with_drop_oldest_what_is_handed_in_takes_the_place_of_what_waits_longest() {
+        let (group, totals) = (group(), QueueTotals::default());
+        let limits = QueueLimits {
+            messages_max: 1,
+            policy: QueuePolicy::DropOldest,
+            ..LIMITS
+        };
+        join(&group, 1, None, &totals);
+        let mut dropped = Vec::new();
+        for message_id in 1..=3 {
+            let stored = message(message_id);
+            let accepted = group.accept(stored_cost(&stored), &totals, &limits);
+            assert_eq!(accepted, Acceptance::Taken);
+            dropped.extend(group.hand_in(stored, &totals, &limits).dropped);
+        }
+        assert_eq!((dropped, group.queued()), (vec![1, 2], 1));
     }
 }

@@ -1,5 +1,7 @@
 //! PUBACK, PUBREC, PUBREL and PUBCOMP from the client (3.4 to 3.7), and the bytes of ours.
 
+use std::sync::Arc;
+
 use nightjar_codec::topic::parse_shared;
 use nightjar_codec::{PacketId, ProtocolVersion, ReasonCode};
 use nightjar_storage::{MessageId, Operation, Owner};
@@ -56,7 +58,7 @@ impl Session {
                     self.receiver.budget.release_if(kept.reserved, out.totals);
                 }
                 let ticket = if durable_session {
-                    let client_id = (&*self.client_id).into();
+                    let client_id = Arc::clone(&self.client_id);
                     out.journal.push(Operation::Pubrec {
                         client_id,
                         packet_id: packet_id.get(),
@@ -106,7 +108,7 @@ impl Session {
         }
         // Also where the id is not known here: the release of an earlier connection may not have lasted.
         let ticket = if self.is_resumable() {
-            let client_id = (&*self.client_id).into();
+            let client_id = Arc::clone(&self.client_id);
             out.journal.push(Operation::ReleaseQos2 {
                 client_id,
                 packet_id: packet_id.get(),
@@ -159,7 +161,7 @@ impl Session {
     /// The session no longer owns the message.
     pub(super) fn dequeue(&self, message_id: MessageId, out: &mut Outputs<'_>) {
         if message_id != 0 && self.is_resumable() && out.journal.enabled {
-            let owner = Owner::Session((&*self.client_id).into());
+            let owner = Owner::Session(Arc::clone(&self.client_id));
             out.journal.push(Operation::Dequeue { owner, message_id });
         }
     }

@@ -12,6 +12,7 @@ use nightjar_storage::{MessageId, Operation, Owner, OwnerEntry, StoredMessage};
 use super::acknowledge::{PUBREL, write_short};
 use super::inflight::{Entry, Kept, State};
 use super::output::{Outputs, Sending, head};
+use super::queue::{InStore, Oldest};
 use super::quota::QueueTotals;
 use super::topic_alias::Known;
 use super::{Link, Session};
@@ -57,7 +58,7 @@ impl Session {
         }
         let room = out.has_send_room();
         if qos == QoS::AtMostOnce {
-            if self.queued_qos0 > 0 {
+            if self.queue.has_qos0() {
                 return self.enqueue(message, qos, grant, out);
             }
             if !room {
@@ -95,17 +96,15 @@ impl Session {
                 continue;
             }
             let Some(first) = self.queue.front() else {
+                self.ask_for_page(out);
                 return;
             };
             if first.qos > QoS::AtMostOnce && !self.window_is_open() {
                 return;
             }
-            let Some(kept) = self.queue.pop_front() else {
+            let Some(kept) = self.queue.pop(out.totals) else {
                 return;
             };
-            if kept.qos == QoS::AtMostOnce {
-                self.queued_qos0 -= 1;
-            }
             // Each is another message: nothing that was made for the one before may be sent again.
             out.frames.begin(1);
             let stored = Arc::clone(&kept.message);
@@ -130,17 +129,33 @@ impl Session {
         }
     }
 
+    /// What waits is in the store only: the shard reads the next of it, and pumps again.
+    fn ask_for_page(&mut self, out: &mut Outputs<'_>) {
+        if self.queue.needs_page() && !self.queue.is_loading && self.window_is_open() {
+            self.queue.is_loading = true;
+            out.page_wanted.push(self.id);
+        }
+    }
+
     /// Puts a retained message, for which room was reserved, behind whatever waits already.
-    pub fn enqueue_retained(&mut self, message: Arc<StoredMessage>, grant: &Grant<'_>) {
+    pub fn enqueue_retained(
+        &mut self,
+        message: Arc<StoredMessage>,
+        grant: &Grant<'_>,
+        out: &mut Outputs<'_>,
+    ) {
         let qos = message.qos.min(grant.qos);
-        self.push(Kept {
-            message,
-            qos,
-            retain: grant.retain,
-            subscription_identifiers: grant.subscription_identifiers.into(),
-            origin: grant.origin,
-            reserved: grant.reserved,
-        });
+        self.push(
+            Kept {
+                message,
+                qos,
+                retain: grant.retain,
+                subscription_identifiers: grant.subscription_identifiers.into(),
+                origin: grant.origin,
+                reserved: grant.reserved,
+            },
+            out,
+        );
     }
 
     /// The client leaves the group while it is connected: what is on its way to it completes [MQTT-3.10.4-3]. A session that
@@ -172,14 +187,14 @@ impl Session {
                     message_id: entry.message_id,
                     from,
                     to: OwnerEntry {
-                        owner: Owner::Session((&*self.client_id).into()),
+                        owner: Owner::Session(Arc::clone(&self.client_id)),
                         qos: kept.qos,
                         retain: kept.retain,
                         subscription_identifiers: kept.subscription_identifiers.to_vec(),
                     },
                 });
                 out.journal.push(Operation::AssignPacketId {
-                    client_id: (&*self.client_id).into(),
+                    client_id: Arc::clone(&self.client_id),
                     message_id: entry.message_id,
                     packet_id: packet_id.get(),
                 });
@@ -216,21 +231,14 @@ impl Session {
                 taken.push((id, kept.message));
             }
         }
-        let mut qos0_taken = 0;
         let budget = &self.receiver.budget;
-        self.queue.retain(|kept| {
-            let Some(id) = wanted(kept.origin) else {
-                return true;
-            };
+        self.queue.take_group_messages(group, totals, |id, kept| {
             budget.release_if(kept.reserved, totals);
-            if kept.qos > QoS::AtMostOnce {
-                taken.push((id, Arc::clone(&kept.message)));
-            } else {
-                qos0_taken += 1;
+            // Also what this member would have got at QoS 0: it was not sent, and another may get it.
+            if kept.message.qos > QoS::AtMostOnce {
+                taken.push((id, kept.message));
             }
-            false
         });
-        self.queued_qos0 -= qos0_taken;
         taken
     }
 
@@ -280,11 +288,13 @@ impl Session {
             .inflight
             .iter()
             .filter_map(|(_, entry)| entry.kept.as_deref());
-        for kept in in_flight.chain(&self.queue) {
+        for kept in in_flight {
             self.receiver.budget.release_if(kept.reserved, out.totals);
         }
-        self.queue.clear();
-        self.queued_qos0 = 0;
+        let budget = &self.receiver.budget;
+        self.queue.clear(out.totals, |reserved| {
+            budget.release_if(reserved, out.totals)
+        });
         self.inflight = super::inflight::Inflight::default();
     }
 
@@ -375,7 +385,7 @@ impl Session {
         }
         if stored && resumable && (direct || qos == QoS::ExactlyOnce) {
             let ticket = out.journal.push(Operation::AssignPacketId {
-                client_id: (&*self.client_id).into(),
+                client_id: Arc::clone(&self.client_id),
                 message_id: message.message_id,
                 packet_id: packet_id.get(),
             });
@@ -423,7 +433,7 @@ impl Session {
             return;
         }
         let to = OwnerEntry {
-            owner: Owner::Session((&*self.client_id).into()),
+            owner: Owner::Session(Arc::clone(&self.client_id)),
             qos,
             retain: grant.retain,
             subscription_identifiers: grant.subscription_identifiers.to_vec(),
@@ -528,9 +538,7 @@ impl Session {
             reserved = message.cost();
             if let (Origin::Group(group), true) = (grant.origin, qos > QoS::AtMostOnce) {
                 if !budget.reserve_if_free(reserved, out.totals, limits) {
-                    if !self.declined.contains(&group) {
-                        self.declined.push(group);
-                    }
+                    self.note_declined(group);
                     return false;
                 }
             } else if !budget.reserve(reserved, out.totals, limits) {
@@ -539,26 +547,48 @@ impl Session {
                 return true;
             }
         }
-        self.push(Kept {
-            message: Arc::clone(message.stored()),
-            qos,
-            retain: grant.retain,
-            subscription_identifiers: grant.subscription_identifiers.into(),
-            origin: grant.origin,
-            reserved,
-        });
+        self.push(
+            Kept {
+                message: Arc::clone(message.stored()),
+                qos,
+                retain: grant.retain,
+                subscription_identifiers: grant.subscription_identifiers.into(),
+                origin: grant.origin,
+                reserved,
+            },
+            out,
+        );
         self.drop_oldest(out);
         true
+    }
+
+    fn note_declined(&mut self, group: GroupId) {
+        if !self.declined.contains(&group) {
+            self.declined.push(group);
+        }
     }
 
     /// The policy `drop_oldest`: what was queued first makes room, what is in flight stays.
     fn drop_oldest(&mut self, out: &mut Outputs<'_>) {
         while self.queue.len() > 1 && self.receiver.budget.is_over(&out.queue_limits) {
-            let Some(kept) = self.queue.pop_front() else {
-                return;
+            let kept = match self.queue.pop_oldest(out.totals) {
+                None => return,
+                Some(Oldest::Held(kept)) => kept,
+                Some(Oldest::InStore(message)) => {
+                    self.receiver.budget.count_dropped();
+                    out.counters.dropped_queue_full += 1;
+                    self.forget_reserved(message.message_id, message.cost, out);
+                    continue;
+                }
             };
-            if kept.qos == QoS::AtMostOnce {
-                self.queued_qos0 -= 1;
+            if let Origin::Group(group) = kept.origin
+                && kept.message.qos > QoS::AtMostOnce
+            {
+                // Another member may have it yet.
+                self.receiver.budget.release_if(kept.reserved, out.totals);
+                self.note_declined(group);
+                out.given_back.push((self.id, group, kept.message));
+                continue;
             }
             self.receiver.budget.count_dropped();
             out.counters.dropped_queue_full += 1;
@@ -573,11 +603,16 @@ impl Session {
         }
     }
 
-    pub(crate) fn push(&mut self, kept: Kept) {
-        if kept.qos == QoS::AtMostOnce {
-            self.queued_qos0 += 1;
+    fn push(&mut self, kept: Kept, out: &mut Outputs<'_>) {
+        let limits = out
+            .memory_limits
+            .filter(|_| self.is_resumable() && kept.is_in_store());
+        match limits {
+            // Nobody takes it for a while: the store has it.
+            Some(_) if self.link.is_none() => self.queue.leave(InStore::of(&kept)),
+            Some(limits) => self.queue.push_stored(kept, &limits, out.totals),
+            None => self.queue.push(kept, out.totals),
         }
-        self.queue.push_back(kept);
     }
 
     fn drop_delivery(&self, message_id: MessageId, grant: &Grant<'_>, out: &mut Outputs<'_>) {

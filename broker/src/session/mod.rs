@@ -16,6 +16,7 @@ pub mod disconnect;
 pub mod inflight;
 pub mod output;
 pub mod publish;
+pub mod queue;
 pub mod quota;
 pub mod reason_string;
 pub mod send_buffer;
@@ -32,8 +33,9 @@ use nightjar_storage::{Operation, SessionRecord};
 
 use crate::identity::{ConnectionId, GroupId, SessionId, Ticket};
 use crate::settings::Settings;
-use inflight::{Inflight, Kept};
+use inflight::Inflight;
 use publish::UnreleasedQos2;
+use queue::Queue;
 use quota::Receiver;
 use reason_string::Audience;
 use subscribe::Subscription;
@@ -64,9 +66,7 @@ pub struct Session {
     /// Sent and not finished.
     pub(crate) inflight: Inflight,
     /// Not yet sent, in order.
-    pub(crate) queue: VecDeque<Kept>,
-    /// How many of `queue` are QoS 0: they only wait behind retained messages or a full send buffer.
-    queued_qos0: usize,
+    pub(crate) queue: Queue,
     /// Share groups that took a message back for want of room here, and give none until they hear of room again.
     declined: Vec<GroupId>,
     pub(crate) unreleased: UnreleasedQos2,
@@ -94,6 +94,11 @@ pub struct Link {
     pub(crate) pubacks: AcknowledgementFifo,
     pub(crate) pubrecs: AcknowledgementFifo,
     pub(crate) pubcomps: AcknowledgementFifo,
+    /// Refusals for want of room (0x97) that wait behind other acknowledgements. Until the client has heard of them nothing
+    /// is taken that it said later, or a repeat of what was refused would come behind it [MQTT-4.6.0-1].
+    pub(crate) unheard_refusals: u32,
+    /// Nothing it is told waits for the journal.
+    pub(crate) from_memory: bool,
     pub authentication_method: Option<Box<str>>,
     /// A re-authentication that is under way.
     pub reauthentication: Option<authenticate::Exchange>,
@@ -151,8 +156,7 @@ impl Session {
             will_fires_at: None,
             link: None,
             inflight: Inflight::default(),
-            queue: VecDeque::new(),
-            queued_qos0: 0,
+            queue: Queue::default(),
             declined: Vec::new(),
             unreleased: UnreleasedQos2::default(),
             subscribes_waiting: 0,
@@ -184,6 +188,11 @@ impl Session {
         self.queue.len() + self.inflight.len()
     }
 
+    /// Messages of the queue whose text is in memory, and not only in the store.
+    pub fn held_messages(&self) -> usize {
+        self.queue.held()
+    }
+
     /// Something waits for room to be sent: here, or in a share group.
     pub(crate) fn has_waiting(&self) -> bool {
         !self.queue.is_empty() || !self.inflight.is_empty() || !self.declined.is_empty()
@@ -212,6 +221,8 @@ impl Session {
             pubacks: AcknowledgementFifo::default(),
             pubrecs: AcknowledgementFifo::default(),
             pubcomps: AcknowledgementFifo::default(),
+            unheard_refusals: 0,
+            from_memory: false,
             authentication_method: parameters.authentication_method,
             reauthentication: None,
             expiry_interval_at_connect: parameters.expiry_interval,
@@ -223,18 +234,27 @@ impl Session {
     /// What the store keeps of the session itself.
     pub fn record(&self) -> Operation {
         Operation::PutSession {
-            client_id: (&*self.client_id).into(),
-            session: SessionRecord {
-                protocol_version: self.version,
-                session_expiry_interval: self.expiry_interval,
-                expires_at: self.expires_at,
-                will: self
-                    .will
-                    .as_ref()
-                    .map(|will| will.record(self.will_fires_at)),
-                user: self.user.clone(),
-            },
+            client_id: Arc::clone(&self.client_id),
+            session: self.session_record(),
         }
+    }
+
+    pub(crate) fn session_record(&self) -> SessionRecord {
+        SessionRecord {
+            protocol_version: self.version,
+            session_expiry_interval: self.expiry_interval,
+            expires_at: self.expires_at,
+            will: self
+                .will
+                .as_ref()
+                .map(|will| will.record(self.will_fires_at)),
+            user: self.user.clone(),
+        }
+    }
+
+    /// It ended with its connection when the broker stopped; only its will waits here (D10).
+    pub fn is_over(&self) -> bool {
+        self.link.is_none() && self.ends_with_connection()
     }
 
     /// The time at which the session ends if its connection closes at `now`; `None`: never.

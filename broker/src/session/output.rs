@@ -1,11 +1,14 @@
 //! Where a session puts what it wants done: bytes for its client, operations for the store, numbers for the metrics.
 //! The shard owns all of it and lends it for one call (D15).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use nightjar_codec::packet::PublishHead;
 use nightjar_codec::{PacketId, ProtocolVersion, QoS};
-use nightjar_storage::{Batch, Operation};
+use nightjar_storage::{Batch, Operation, StoredMessage};
 
+use super::queue::MemoryLimits;
 use super::quota::{QueueLimits, QueueTotals};
 use super::send_buffer::{SHARE_FROM, SendBuffer};
 use crate::identity::{GroupId, SessionId, Ticket};
@@ -19,6 +22,8 @@ pub struct Outputs<'a> {
     pub settings: &'a Settings,
     pub queue_limits: QueueLimits,
     pub totals: &'a QueueTotals,
+    /// How much of a queue is held that the store has, too; `None` where there is no store to read from.
+    pub memory_limits: Option<MemoryLimits>,
     pub send: &'a mut SendBuffer,
     /// All send buffers together are at their bound.
     pub send_is_scarce: bool,
@@ -29,6 +34,10 @@ pub struct Outputs<'a> {
     pub finished: &'a mut Vec<(SessionId, GroupId)>,
     /// Share groups that a session with a full queue sent back to, now that it has room.
     pub room_again: &'a mut Vec<(SessionId, GroupId)>,
+    /// Sessions that need the next page of their queue from the store.
+    pub page_wanted: &'a mut Vec<SessionId>,
+    /// What share groups gave and get back, because something that only this session can have needs the room.
+    pub given_back: &'a mut Vec<(SessionId, GroupId, Arc<StoredMessage>)>,
 }
 
 impl Outputs<'_> {
@@ -47,6 +56,12 @@ pub struct JournalSink {
     /// False: nothing survives this process, and nobody waits.
     pub enabled: bool,
     pub batch: Vec<Operation>,
+    /// What the batch counts for in the bound of the journal.
+    pub batch_bytes: u64,
+    /// Bytes of all operations ever pushed; whoever compares it learns whether there was one.
+    pub pushed: u64,
+    /// Bytes of the operations pushed in this turn.
+    pub turn_bytes: u64,
     /// The ticket the batch will get.
     pub ticket: Ticket,
     /// Everything up to this ticket is durable.
@@ -61,8 +76,17 @@ impl JournalSink {
         if !self.enabled {
             return None;
         }
+        let bytes = operation.bytes();
+        self.count(bytes);
         self.batch.push(operation);
         Some(self.ticket)
+    }
+
+    /// Counts what will be added when the batch is appended.
+    pub fn count(&mut self, bytes: u64) {
+        self.batch_bytes += bytes;
+        self.pushed = self.pushed.wrapping_add(bytes);
+        self.turn_bytes += bytes;
     }
 
     pub fn is_durable(&self, ticket: Ticket) -> bool {
@@ -70,6 +94,7 @@ impl JournalSink {
     }
 
     pub fn take_batch(&mut self) -> Batch {
+        self.batch_bytes = 0;
         Batch(std::mem::take(&mut self.batch))
     }
 }
@@ -85,11 +110,17 @@ pub struct Counters {
     pub dropped_expired: u64,
     pub dropped_offline: u64,
     pub retained_refused: u64,
+    pub retained_unwritten: u64,
     pub connections_opened: u64,
     pub connections_closed: u64,
     pub violations: u64,
     pub panics: u64,
     pub journal_refused: u64,
+    /// Messages that were refused because the journal had failed.
+    pub publishes_not_owned: u64,
+    /// How often a connection was not read because too much waited for the journal, and for how long in all (D4).
+    pub connections_paused: u64,
+    pub paused_milliseconds: u64,
 }
 
 /// What is the same in the frame for every receiver of one kind.

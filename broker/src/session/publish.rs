@@ -166,6 +166,10 @@ impl Session {
             link.inbound_aliases
                 .set(alias, alias_maximum, publish.topic)?;
         }
+        if link.refused_at.is_some() && publish.qos > QoS::AtMostOnce {
+            // It will come again behind the one that was refused, in the order in which it was sent [MQTT-4.6.0-1].
+            return Ok(Inbound::Refused);
+        }
         let receipt = match (publish.qos, publish.packet_id) {
             (QoS::AtLeastOnce, Some(packet_id)) => {
                 self.count_unacknowledged(out.settings)?;
@@ -217,7 +221,7 @@ impl Session {
                     self.unreleased.remove(packet_id);
                 } else {
                     if self.is_resumable() {
-                        let client_id = (&*self.client_id).into();
+                        let client_id = Arc::clone(&self.client_id);
                         ticket = out.journal.push(Operation::ReceivedQos2 {
                             client_id,
                             packet_id: packet_id.get(),
@@ -318,13 +322,17 @@ impl Session {
             .into_iter()
             .chain(fifo.0.back().map(|last| last.ticket))
             .max();
-        match ticket.filter(|ticket| !out.journal.is_durable(*ticket)) {
-            Some(ticket) => fifo.0.push_back(WaitingAcknowledgement {
-                kind,
-                ticket,
-                packet_id,
-                reason_code,
-            }),
+        let waits = ticket.filter(|ticket| !out.journal.is_durable(*ticket));
+        match waits.filter(|_| !link.from_memory) {
+            Some(ticket) => {
+                link.unheard_refusals += u32::from(reason_code == ReasonCode::QuotaExceeded);
+                fifo.0.push_back(WaitingAcknowledgement {
+                    kind,
+                    ticket,
+                    packet_id,
+                    reason_code,
+                });
+            }
             None => {
                 kind.write(
                     packet_id,
@@ -348,46 +356,12 @@ impl Session {
         for fifo in [&mut link.pubacks, &mut link.pubrecs, &mut link.pubcomps] {
             while let Some(first) = fifo.next_durable(out) {
                 let kind = first.kind;
+                let is_refusal = first.reason_code == ReasonCode::QuotaExceeded;
+                link.unheard_refusals -= u32::from(is_refusal);
                 kind.write(first.packet_id, first.reason_code, audience, version, out);
                 kind.count_sent(first.reason_code, &mut link.unacknowledged);
             }
         }
-    }
-
-    /// The journal lost what waits above the durable mark: 5.0 publishers hear 0x97, others hear nothing and are closed
-    /// by the shard (D5). Gives whether this connection has to be closed.
-    pub fn refuse_waiting(&mut self, out: &mut Outputs<'_>) -> bool {
-        let version = self.version;
-        let mut close = false;
-        let Some(link) = self.link.as_mut() else {
-            return false;
-        };
-        let audience = link.audience(version, out.settings);
-        for (kind, fifo) in [
-            (Kind::Puback, &mut link.pubacks),
-            (Kind::Pubrec, &mut link.pubrecs),
-        ] {
-            for waiting in std::mem::take(&mut fifo.0) {
-                if kind == Kind::Pubrec {
-                    self.unreleased.remove(waiting.packet_id);
-                }
-                if version.is_v5() {
-                    kind.write(
-                        waiting.packet_id,
-                        ReasonCode::QuotaExceeded,
-                        audience,
-                        version,
-                        out,
-                    );
-                    kind.count_sent(ReasonCode::QuotaExceeded, &mut link.unacknowledged);
-                } else {
-                    close = true;
-                }
-            }
-        }
-        // A release that did not last: the client sends PUBREL again after it reconnects.
-        close |= !link.pubcomps.0.is_empty();
-        close
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Budget {
 pub struct QueueTotals {
     messages: AtomicU64,
     bytes: AtomicU64,
+    /// Of `bytes`, what sessions that wait to send it hold in memory.
+    held_bytes: AtomicU64,
 }
 
 /// The part of a session that other shards see.
@@ -98,9 +100,14 @@ impl Budget {
 
     /// Takes room for a message that is already owned, bound or not.
     pub fn reserve_anyway(&self, bytes: u64, totals: &QueueTotals) {
-        self.messages.fetch_add(1, Ordering::Relaxed);
+        self.reserve_many_anyway(1, bytes, totals);
+    }
+
+    /// The same for many at once.
+    pub fn reserve_many_anyway(&self, messages: u64, bytes: u64, totals: &QueueTotals) {
+        self.messages.fetch_add(messages, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        totals.messages.fetch_add(1, Ordering::Relaxed);
+        totals.messages.fetch_add(messages, Ordering::Relaxed);
         totals.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
@@ -143,6 +150,18 @@ impl Budget {
 }
 
 impl QueueTotals {
+    pub fn hold(&self, bytes: u64) {
+        self.held_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub fn let_go(&self, bytes: u64) {
+        self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub fn held_bytes(&self) -> u64 {
+        self.held_bytes.load(Ordering::Relaxed)
+    }
+
     /// Gives back one message of an owner that is gone itself.
     pub fn release(&self, bytes: u64) {
         self.messages.fetch_sub(1, Ordering::Relaxed);

@@ -7,7 +7,7 @@
 use std::fmt;
 
 use nightjar_codec::packet::{Disconnect, DisconnectProperties};
-use nightjar_codec::{Packet, ProtocolVersion, ReasonCode};
+use nightjar_codec::{Packet, ProtocolVersion, QoS, ReasonCode};
 use nightjar_storage::Operation;
 
 use super::publish::{REFUSAL_MILLISECONDS, panic_if_planted};
@@ -44,18 +44,24 @@ pub enum Cause {
     Server(ReasonCode),
     /// We close a 3.x client whose publish we could not take; it will send it again.
     NotOwned,
+    /// What was asked for has waited for the journal long enough.
+    JournalStalled,
     Panic,
 }
 
 impl Shard {
     /// Ends a connection. Does nothing for one that has ended.
     pub(super) fn close(&mut self, now: Now, id: ConnectionId, cause: Cause) {
-        let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
+        let Some(connection) = self.connections.get(id.slot, id.generation) else {
             return;
         };
         if connection.is_closing() {
             return;
         }
+        self.forget_paused(now, id);
+        let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
+            return;
+        };
         let deadline = now.monotonic + LAST_BYTES_MILLISECONDS;
         let phase = std::mem::replace(&mut connection.phase, Phase::Closing);
         let served = match phase {
@@ -127,6 +133,9 @@ impl Shard {
             return;
         };
         session.link = None;
+        if self.checkpoint.is_some() && session.is_resumable() {
+            session.queue.leave_to_store(&self.shared.exchange.totals);
+        }
         let mut fire = None;
         match fate {
             WillFate::Delete => {
@@ -188,11 +197,13 @@ impl Shard {
         session.discard_messages(&mut out);
         let client_id = std::sync::Arc::clone(&session.client_id);
         // Also for a session that has just given up its expiry interval.
+        let is_resumable = session.is_resumable();
         if session.is_stored {
             let ticket = self.sinks.journal.push(Operation::DeleteSession {
                 client_id: (&*client_id).into(),
             });
-            if let Some(ticket) = ticket {
+            // Of one that could not be resumed a will is forgotten, which nobody is told.
+            if let Some(ticket) = ticket.filter(|_| is_resumable) {
                 self.deletions
                     .insert(std::sync::Arc::clone(&client_id), ticket);
             }
@@ -244,8 +255,8 @@ impl Shard {
                 .iter()
                 .filter(|(from, _)| *from == group_id)
                 .map(|(_, message)| std::sync::Arc::clone(message));
-            let given = group.gone(id, false, returned, &self.shared.exchange.totals);
-            self.carry_out(now, given);
+            let decided = group.gone(id, false, returned, &self.shared.exchange.totals);
+            self.carry_out_decided(now, &group, decided);
         }
     }
 
@@ -342,11 +353,12 @@ impl Shard {
             .exchange
             .retained
             .remove_expired(now.monotonic, SWEEP_MAX, &mut |topic| {
-                removed.push(topic.into())
+                removed.push(topic.to_owned())
             });
         for topic in removed {
-            self.sinks.journal.push(Operation::DeleteRetained { topic });
+            self.note_retained(now, &topic, QoS::AtMostOnce, 0);
         }
+        self.check_clock(now);
         self.sweep_groups(now, SWEEP_MAX);
         self.arm_sweep(now);
     }
@@ -419,6 +431,7 @@ impl fmt::Display for Cause {
             Self::TakenOver => "another connection took over the session",
             Self::ShutDown => "the broker shuts down",
             Self::NotOwned => "a publish could not be stored",
+            Self::JournalStalled => "what was asked for could not be stored in time",
             Self::Panic => "an internal error",
         })
     }
@@ -440,6 +453,7 @@ fn farewell(
                 connack(error.reason_code(), error.connack_version()?)
             }
             Cause::Server(reason_code) if version.is_v5() => connack(*reason_code, version),
+            Cause::JournalStalled => connack(ReasonCode::ServerUnavailable, version),
             _ => None,
         };
     }
@@ -453,6 +467,7 @@ fn farewell(
         Cause::TakenOver => ReasonCode::SessionTakenOver,
         Cause::ShutDown => ReasonCode::ServerShuttingDown,
         Cause::Server(reason_code) => *reason_code,
+        Cause::JournalStalled => ReasonCode::QuotaExceeded,
         Cause::Panic => ReasonCode::UnspecifiedError,
         _ => return None,
     };

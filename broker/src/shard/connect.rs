@@ -252,7 +252,8 @@ impl Shard {
         } else if !will_bytes.take(will_cost) {
             return Err(Cause::Refused(ReasonCode::QuotaExceeded));
         }
-        let resumed = existing.filter(|_| !admitted.clean_start);
+        let is_over = self.cancel_will_of_lost_connection(existing);
+        let resumed = existing.filter(|_| !admitted.clean_start && !is_over);
         if let Some(existing) = existing
             && resumed.is_none()
         {
@@ -276,6 +277,19 @@ impl Shard {
             assigned.then_some(client_id),
         );
         Ok(())
+    }
+
+    /// What is left of a session that ended with the last process is its will, and its client is back before that was due
+    /// (D10). True: there is nothing else of it.
+    fn cancel_will_of_lost_connection(&mut self, existing: Option<SessionId>) -> bool {
+        let session = existing.and_then(|id| self.sessions.get_mut(id.slot, id.generation));
+        let Some(session) = session.filter(|session| session.is_over()) else {
+            return false;
+        };
+        if let Some(will) = session.will.take() {
+            self.shared.exchange.will_bytes.give_back(will.cost());
+        }
+        true
     }
 
     fn attach(
@@ -303,9 +317,15 @@ impl Shard {
         }
         let window = u32::from(admitted.link.receive_maximum);
         session.attach(admitted.link);
+        let connection = self.connections.get(id.slot, id.generation);
+        if let (Some(link), Some(connection)) = (session.link.as_mut(), connection) {
+            link.from_memory = connection.from_memory;
+        }
         let silence = session.link.as_ref().and_then(|link| link.silence_max());
         let resumable = session.is_resumable();
-        let record = resumable.then(|| session.record());
+        // Of a session that ends with its connection, the will: nobody waits for either (D10).
+        let is_kept = self.sinks.journal.enabled && (resumable || session.will.is_some());
+        let record = is_kept.then(|| session.record());
         session.is_stored |= record.is_some();
         let client_id = Arc::clone(&session.client_id);
         let groups: Vec<_> = session
@@ -326,7 +346,7 @@ impl Shard {
         // D2: a session of this client id that has ended is gone for good before CONNACK says so; a new one waits for nothing.
         // What else is said to the client until then stays behind CONNACK [MQTT-3.2.0-1].
         if let Some(ticket) = self.deletions.get(&client_id).copied().filter(|_| !present) {
-            self.cork(id, ticket);
+            self.cork(now, id, ticket);
         }
         self.write_packet(id, &Packet::Connack(connack));
         self.pump(now, session_id);

@@ -9,43 +9,45 @@ use nightjar_storage::{MessageId, Operation, StoredMessage};
 use super::Shard;
 use crate::clock::Now;
 use crate::exchange::delivery::Route;
-use crate::exchange::shared::{Assignment, Offer, ShareGroup};
+use crate::exchange::shared::{Acceptance, Assignment, Decided, Offer, ShareGroup};
 use crate::identity::Origin;
 use crate::message::MessageRef;
 use crate::session::deliver::Grant;
 
-impl Shard {
-    /// A share group owns a copy of its own: a member may own the message for itself besides, and nobody owns one id twice.
-    fn copy_for(&mut self, group: &ShareGroup, message: &MessageRef<'_>) -> Arc<StoredMessage> {
-        let is_owner = group.is_resumable();
-        let message_id = if is_owner {
-            self.shared.exchange.next_message_id()
-        } else {
-            0
-        };
-        let copy = Arc::new(StoredMessage {
-            message_id,
-            ..(**message.stored()).clone()
-        });
-        if is_owner {
-            self.sinks.journal.push(Operation::Enqueue {
-                message: Arc::clone(&copy),
-                owners: vec![group.owner_entry(message.qos)],
-            });
-        }
-        copy
-    }
+/// A message that a share group has accepted and not been handed.
+pub(super) struct Handing {
+    pub(super) group: Arc<ShareGroup>,
+    pub(super) message: Arc<StoredMessage>,
+}
 
-    /// Gives what members of this route's share groups are to be sent, and how many groups took the message.
+/// What share groups did with a message when it was accepted.
+#[derive(Default)]
+pub(super) struct Offered {
+    /// To be sent right away.
+    pub(super) given: Vec<Assignment>,
+    /// To be handed in when the journal has it.
+    pub(super) handing: Vec<Handing>,
+    /// How many groups took it.
+    pub(super) taken: usize,
+}
+
+impl Shard {
+    /// Offers the message to the share groups of its route. `is_held`: it is of QoS 2 and waits for the journal.
     pub(super) fn offer_to_groups(
         &mut self,
         message: &MessageRef<'_>,
         route: &Route,
-    ) -> (Vec<Assignment>, usize) {
-        let mut given = Vec::new();
-        let mut taken = 0;
+        is_held: bool,
+    ) -> Offered {
+        let mut offered = Offered::default();
         for group in &route.groups {
-            let copy = (message.message_id != 0).then(|| self.copy_for(group, message));
+            let is_stored = message.message_id != 0 && group.is_resumable();
+            if is_stored || is_held {
+                self.promise_to_group(message, group, is_stored, &mut offered);
+                continue;
+            }
+            // The copy of a group that the store does not know.
+            let copy = (message.message_id != 0).then(|| copy_of(message, 0));
             let copy = copy.as_ref().map(MessageRef::from_stored);
             match group.offer(
                 copy.as_ref().unwrap_or(message),
@@ -53,29 +55,76 @@ impl Shard {
                 &self.sinks.queue_limits,
             ) {
                 Offer::Assigned(assignment) => {
-                    given.push(assignment);
-                    taken += 1;
+                    offered.given.push(assignment);
+                    offered.taken += 1;
                 }
                 Offer::Queued { dropped } => {
                     self.sinks.counters.dropped_queue_full += dropped.len() as u64;
                     self.disown(group, dropped);
-                    taken += 1;
+                    offered.taken += 1;
                 }
                 Offer::Dropped if message.qos == QoS::AtMostOnce => {
                     self.sinks.counters.dropped_offline += 1;
                 }
-                Offer::Dropped => {
-                    self.sinks.counters.dropped_queue_full += 1;
-                    self.disown(group, copy.as_ref().map(|copy| copy.message_id));
-                }
+                Offer::Dropped => self.sinks.counters.dropped_queue_full += 1,
                 // Nobody was there to take it, so nobody refused it.
-                Offer::NoMember => {
-                    self.disown(group, copy.as_ref().map(|copy| copy.message_id));
-                    taken += 1;
-                }
+                Offer::NoMember => offered.taken += 1,
             }
         }
-        (given, taken)
+        offered
+    }
+
+    /// A share group owns a copy of its own: a member may own the message for itself besides, and nobody owns one id twice.
+    /// Members see it when the journal has taken it, or, of QoS 2, when it is durable (D2): members of other shards append
+    /// to the journal, too, and what they append must not come first.
+    fn promise_to_group(
+        &mut self,
+        message: &MessageRef<'_>,
+        group: &Arc<ShareGroup>,
+        is_stored: bool,
+        offered: &mut Offered,
+    ) {
+        let totals = &self.shared.exchange.totals;
+        match group.accept(message.cost(), totals, &self.sinks.queue_limits) {
+            Acceptance::Taken => offered.taken += 1,
+            Acceptance::NoMember => {
+                offered.taken += 1;
+                return;
+            }
+            Acceptance::NoRoom => {
+                self.sinks.counters.dropped_queue_full += 1;
+                return;
+            }
+        }
+        let message_id = if is_stored {
+            self.shared.exchange.next_message_id()
+        } else {
+            0
+        };
+        let copy = copy_of(message, message_id);
+        if is_stored {
+            self.sinks.journal.push(Operation::Enqueue {
+                message: Arc::clone(&copy),
+                owners: [group.owner_entry(message.qos)].into(),
+            });
+        }
+        offered.handing.push(Handing {
+            group: Arc::clone(group),
+            message: copy,
+        });
+    }
+
+    /// The journal has these: members may see them.
+    pub(super) fn hand_in(&mut self, now: Now, handing: Vec<Handing>) {
+        for Handing { group, message } in handing {
+            let decided = group.hand_in(
+                message,
+                &self.shared.exchange.totals,
+                &self.sinks.queue_limits,
+            );
+            self.sinks.counters.dropped_queue_full += decided.dropped.len() as u64;
+            self.carry_out_decided(now, &group, decided);
+        }
     }
 
     /// The group does not keep these after all.
@@ -88,6 +137,12 @@ impl Shard {
                     .push(Operation::Dequeue { owner, message_id });
             }
         }
+    }
+
+    /// Carries out what this group has decided, and lets the store forget what nobody will get.
+    pub(super) fn carry_out_decided(&mut self, now: Now, group: &ShareGroup, decided: Decided) {
+        self.disown(group, decided.dropped);
+        self.carry_out(now, decided.given);
     }
 
     /// Carries out what share groups decided: here, or on the member's shard.
@@ -111,25 +166,24 @@ impl Shard {
     ) -> Vec<Assignment> {
         let exchange = Arc::clone(&self.shared.exchange);
         let id = assignment.session;
+        let group = &assignment.group;
         let is_there = self
             .sessions
             .get(id.slot, id.generation)
-            .is_some_and(|session| session.is_online() && session.is_member(assignment.group));
+            .is_some_and(|session| session.is_online() && session.is_member(group.id));
         if !is_there {
             // It went, or left the group, while the message was on its way; the group knows already and takes it back.
             let returned = std::iter::once(Arc::clone(&assignment.message))
-                .filter(|_| assignment.qos > QoS::AtMostOnce);
-            return exchange
-                .group_by_id(assignment.group)
-                .map_or_else(Vec::new, |group| {
-                    group.gone(id, false, returned, &exchange.totals)
-                });
+                .filter(|message| message.qos > QoS::AtMostOnce);
+            let decided = group.gone(id, false, returned, &exchange.totals);
+            self.disown(group, decided.dropped);
+            return decided.given;
         }
         let grant = Grant {
             qos: assignment.qos,
             retain: assignment.retain,
             subscription_identifiers: &assignment.subscription_identifiers,
-            origin: Origin::Group(assignment.group),
+            origin: Origin::Group(group.id),
             reserved: 0,
         };
         self.sinks.frames.begin(1);
@@ -137,16 +191,20 @@ impl Shard {
         if self.deliver_to(now, &message, id, &grant) {
             return Vec::new();
         }
-        exchange
-            .group_by_id(assignment.group)
-            .map_or_else(Vec::new, |group| {
-                group.declined(id, Arc::clone(&assignment.message), &exchange.totals)
-            })
+        let decided = group.declined(id, Arc::clone(&assignment.message), &exchange.totals);
+        self.disown(group, decided.dropped);
+        decided.given
     }
 
     /// Members that are done with a message of their group, or have room again, get the next.
     pub(super) fn give_groups_their_turn(&mut self, now: Now) {
         let exchange = Arc::clone(&self.shared.exchange);
+        for (session, group, message) in std::mem::take(&mut self.sinks.given_back) {
+            if let Some(group) = exchange.group_by_id(group) {
+                let decided = group.declined(session, message, &exchange.totals);
+                self.carry_out_decided(now, &group, decided);
+            }
+        }
         loop {
             let given = if let Some((session, group)) = self.sinks.finished.pop() {
                 exchange
@@ -177,6 +235,16 @@ impl Shard {
             self.disown(&group, dropped);
         }
     }
+}
+
+fn copy_of(message: &MessageRef<'_>, message_id: MessageId) -> Arc<StoredMessage> {
+    if message.message_id == message_id {
+        return Arc::clone(message.stored());
+    }
+    Arc::new(StoredMessage {
+        message_id,
+        ..(**message.stored()).clone()
+    })
 }
 
 #[cfg(test)]

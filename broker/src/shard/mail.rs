@@ -58,6 +58,8 @@ pub(crate) struct Owned {
 /// One owner, its terms and what was reserved for it.
 pub(crate) struct OwnedDelivery {
     pub(crate) session: SessionId,
+    /// Should the session have ended: what the store calls it.
+    pub(crate) client_id: Arc<str>,
     pub(crate) qos: QoS,
     pub(crate) retain: bool,
     pub(crate) subscription_identifiers: SmallVec<[u32; 2]>,
@@ -124,6 +126,28 @@ impl Mail {
         self.items.clear();
         self.items.shrink_to(KEPT_ITEMS);
         self.cost = 0;
+    }
+
+    pub(crate) fn cost(&self) -> u64 {
+        self.cost
+    }
+
+    /// Moves what the journal may be concerned with behind what is held already. QoS 0 stays: order is kept within each QoS.
+    pub(crate) fn hold_back(&mut self, held: &mut Self) {
+        if self.is_empty() {
+            return;
+        }
+        let mail = mem::take(self);
+        for item in mail.items {
+            match item {
+                Item::Plain(plain) if plain.qos == QoS::AtMostOnce => {
+                    self.push_message(&plain.message(&mail.bytes));
+                }
+                Item::Plain(plain) => held.push_message(&plain.message(&mail.bytes)),
+                Item::Owned(owned) => held.push_owned(*owned),
+                Item::Assigned(assignment) => held.push_assigned(*assignment),
+            }
+        }
     }
 
     fn append(&mut self, mut other: Self) -> Self {

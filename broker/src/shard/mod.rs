@@ -19,12 +19,16 @@ mod groups;
 mod mail;
 mod ownership;
 mod packet;
+mod pages;
+mod partial;
+mod pressure;
 mod publish;
 mod recovery;
 mod slots;
 mod subscribe;
 mod timers;
 mod trace;
+mod unwritten;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -37,7 +41,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use nightjar_codec::packet::Connect;
 use nightjar_codec::{Limits, ProtocolVersion, cut};
-use nightjar_storage::{Journal, Lsn};
+use nightjar_storage::{Checkpoint, Journal, StoredMessage};
 
 use crate::clock::Now;
 use crate::exchange::Exchange;
@@ -46,16 +50,20 @@ use crate::identity::{ConnectionId, GroupId, SessionId, ShardId, Ticket};
 use crate::session::Session;
 use crate::session::authenticate::{self, Methods};
 use crate::session::output::{Counters, FrameCache, JournalSink, Outputs};
+use crate::session::queue::MemoryLimits;
 use crate::session::quota::QueueLimits;
 use crate::session::send_buffer::{BufferPool, SendBuffer};
 use crate::settings::Settings;
 pub use close::Cause;
+use groups::Handing;
 pub use mail::{Mail, PostOffice};
-use ownership::Waiting;
+use ownership::{Appended, Progress, Waits};
+use pressure::{Needs, Pressure};
 use publish::RouteCache;
 pub use recovery::restore_groups_and_retained;
 use slots::Slots;
 use timers::{Timer, Timers};
+use unwritten::Unwritten;
 
 /// What the shards of one broker share, and what each is told.
 #[derive(Clone)]
@@ -76,6 +84,8 @@ pub struct Shared {
 pub struct Shard {
     id: ShardId,
     shared: Shared,
+    /// Where long queues are read from; there from `restore` on.
+    checkpoint: Option<Arc<dyn Checkpoint>>,
     limits: Limits,
     pre_auth_limits: Limits,
     connections: Slots<Connection>,
@@ -89,14 +99,20 @@ pub struct Shard {
     swept_group: Option<GroupId>,
     sinks: Sinks,
     /// What leaves when a ticket is durable, in ticket order.
-    waiting: VecDeque<(Ticket, Waiting)>,
+    waiting: VecDeque<Waits>,
     /// QoS 2 messages among them that wait for their batch.
     held_publishes: usize,
-    tickets: VecDeque<(Ticket, Lsn)>,
+    /// What share groups are handed when the journal has taken this turn's batch.
+    handing_in: Vec<Handing>,
+    unwritten: Unwritten,
+    tickets: VecDeque<Appended>,
+    pressure: Pressure,
+    progress: Progress,
     /// Sessions whose end is on its way to the journal.
     deletions: HashMap<Arc<str>, Ticket, FixedState>,
-    epoch: u16,
     outgoing: Vec<Mail>,
+    /// Letters behind a batch that the journal has not taken.
+    held_mail: Vec<Mail>,
     incoming: Mail,
     wakes: Vec<ShardId>,
     receive_bytes: u64,
@@ -117,6 +133,9 @@ struct Sinks {
     counters: Counters,
     finished: Vec<(SessionId, GroupId)>,
     room_again: Vec<(SessionId, GroupId)>,
+    given_back: Vec<(SessionId, GroupId, Arc<StoredMessage>)>,
+    page_wanted: Vec<SessionId>,
+    memory_limits: Option<MemoryLimits>,
     dirty: Vec<ConnectionId>,
     pool: BufferPool,
     /// Bytes that connections of this shard did not take when they were offered, and how many of them the exchange knows of.
@@ -149,6 +168,9 @@ pub struct Connection {
     is_dirty: bool,
     /// CONNACK lies in `send` and waits for the journal, and so does everything behind it.
     is_corked: bool,
+    /// What it is told is true at once, see `acknowledge_from_memory`.
+    from_memory: bool,
+    needs: Needs,
     /// PUBLISH packets that wait for PUBRELs (D22), in order.
     waiting_publishes: VecDeque<Box<[u8]>>,
     waiting_bytes: u64,
@@ -207,7 +229,7 @@ impl Shard {
         };
         let mut assigned_ids = ChaCha20Rng::from_seed(shared.client_id_seed);
         assigned_ids.set_stream(u64::from(id)); // No two shards draw the same.
-        let mut shard = Self {
+        Self {
             id,
             limits,
             pre_auth_limits,
@@ -215,6 +237,7 @@ impl Shard {
             sessions: Slots::default(),
             by_client_id: HashMap::with_hasher(hasher.clone()),
             session_timers: HashMap::with_hasher(hasher.clone()),
+            checkpoint: None,
             routes: RouteCache::new(hasher.clone()),
             timers: Timers::default(),
             sweep_armed: None,
@@ -226,6 +249,9 @@ impl Shard {
                 counters: Counters::default(),
                 finished: Vec::new(),
                 room_again: Vec::new(),
+                given_back: Vec::new(),
+                page_wanted: Vec::new(),
+                memory_limits: None,
                 dirty: Vec::new(),
                 pool: BufferPool::default(),
                 unsent: 0,
@@ -235,10 +261,14 @@ impl Shard {
             },
             waiting: VecDeque::new(),
             held_publishes: 0,
+            handing_in: Vec::new(),
+            unwritten: Unwritten::new(hasher.clone()),
             tickets: VecDeque::new(),
+            pressure: Pressure::default(),
+            progress: Progress::default(),
             deletions: HashMap::with_hasher(hasher),
-            epoch: 0,
             outgoing: (0..shared.post.shards()).map(|_| Mail::default()).collect(),
+            held_mail: (0..shared.post.shards()).map(|_| Mail::default()).collect(),
             incoming: Mail::default(),
             wakes: Vec::new(),
             receive_bytes: 0,
@@ -247,9 +277,7 @@ impl Shard {
             panic_topic: None,
             in_shared_room: false,
             shared,
-        };
-        shard.note_epoch();
-        shard
+        }
     }
 
     /// See `panic_topic`. For tests only.
@@ -276,6 +304,8 @@ impl Shard {
             last_route: None,
             is_dirty: false,
             is_corked: false,
+            from_memory: false,
+            needs: Needs::default(),
             waiting_publishes: VecDeque::new(),
             waiting_bytes: 0,
         });
@@ -283,6 +313,14 @@ impl Shard {
         let id = ConnectionId { slot, generation };
         self.arm_connection(id, Some(deadline));
         id
+    }
+
+    /// What this connection's client is told does not wait for the journal: acknowledgements mean memory, whatever is written
+    /// later. To be called behind `open`, before the first bytes.
+    pub fn acknowledge_from_memory(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
+            connection.from_memory = true;
+        }
     }
 
     /// Bytes of a connection, cut anywhere. Where `has_unread` holds afterwards, call again after the end of the turn, be it
@@ -313,7 +351,7 @@ impl Shard {
             if connection.is_closing() {
                 return Received::Continue;
             }
-            if self.is_turn_full() && !rest.is_empty() {
+            if (self.is_turn_full() || self.waits_for_room(connection)) && !rest.is_empty() {
                 self.keep_unread(now, id, rest);
                 return Received::Continue;
             }
@@ -348,14 +386,21 @@ impl Shard {
 
     /// Bytes of this connection wait for the next turn. They come before what is still to be read.
     pub fn has_unread(&self, id: ConnectionId) -> bool {
-        self.connections
-            .get(id.slot, id.generation)
-            .is_some_and(|connection| !connection.unread.is_empty())
+        self.unread_bytes(id) > 0
     }
 
-    /// What was received in this turn has made so much for others that it is to be written first.
+    /// How many they are.
+    pub fn unread_bytes(&self, id: ConnectionId) -> usize {
+        self.connections
+            .get(id.slot, id.generation)
+            .map_or(0, |connection| connection.unread.len())
+    }
+
+    /// What was received in this turn has made so much for others that it is to be written first, or so much for the
+    /// journal that it is to begin with it.
     pub fn is_turn_full(&self) -> bool {
         self.sinks.frames.turn_bytes >= TURN_BYTES_MAX
+            || self.sinks.journal.turn_bytes >= BATCH_BYTES_MAX
     }
 
     /// The peer closed, or the socket failed.
@@ -380,29 +425,31 @@ impl Shard {
     /// durable. Call until it gives false where the journal is durable at once.
     pub fn end_turn(&mut self, now: Now) {
         self.sinks.frames.turn_bytes = 0;
+        self.sinks.journal.turn_bytes = 0;
         self.sinks.share_unsent(&self.shared);
+        self.read_pages(now);
         self.give_groups_their_turn(now);
-        let is_appended = self.append_batch();
+        let is_appended = self.append_batch(now);
+        if is_appended && !self.handing_in.is_empty() {
+            let handing = std::mem::take(&mut self.handing_in);
+            self.hand_in(now, handing);
+        }
         self.release_durable(now);
-        if !is_appended {
-            // Another shard must not finish with a message before the journal has it: its mail waits with the batch.
-            return;
-        }
-        for to in 0..self.outgoing.len() {
-            let mail = &mut self.outgoing[to];
-            let to = ShardId::try_from(to).unwrap_or(ShardId::MAX);
-            if !mail.is_empty() && self.shared.post.post(self.id, to, mail) {
-                self.wakes.push(to);
-            }
-        }
+        self.hand_over_mail(is_appended);
+        self.relieve(now);
+        self.arm_patience();
     }
 
     /// Whether there is something for `end_turn` to do or for the driver to write.
     pub fn has_turn_to_end(&self) -> bool {
         !self.sinks.dirty.is_empty()
-            || !self.sinks.journal.batch.is_empty()
+            || (!self.sinks.journal.batch.is_empty() || self.unwritten.is_due())
+                && !self.progress.is_stuck
             || !self.sinks.finished.is_empty()
             || !self.sinks.room_again.is_empty()
+            || !self.sinks.given_back.is_empty()
+            || !self.sinks.page_wanted.is_empty()
+            || !self.handing_in.is_empty() && !self.progress.is_stuck
             || self.sinks.unsent != self.sinks.unsent_told
             || self.is_turn_full()
             || self.outgoing.iter().any(|mail| !mail.is_empty())
@@ -410,7 +457,7 @@ impl Shard {
 
     /// Something waits for the journal.
     pub fn awaits_journal(&self) -> bool {
-        !self.tickets.is_empty()
+        !self.tickets.is_empty() || self.progress.is_stuck
     }
 
     /// Connections with bytes to write or to close; each is named once. `into` is emptied first.
@@ -484,11 +531,13 @@ impl Shard {
         connection.send.len() < answers_max && !self.is_behind(connection)
     }
 
-    /// We are the ones who do not read: another shard is too far behind (its mail is full), or the client's own PUBLISH
-    /// packets wait for PUBRELs above their bound.
+    /// We are the ones who do not read: another shard is too far behind (its mail is full), too much waits for the journal, or
+    /// the client's own PUBLISH packets wait for PUBRELs above their bound.
     fn is_behind(&self, connection: &Connection) -> bool {
         let waiting_max = self.shared.settings.qos2_unreleased_bytes_max;
-        connection.waiting_bytes >= waiting_max || self.is_congested()
+        connection.waiting_bytes >= waiting_max
+            || self.waits_for_room(connection)
+            || self.is_congested()
     }
 
     /// Some other shard does not keep up with the mail of this one.
@@ -523,7 +572,10 @@ impl Shard {
             match timer {
                 Timer::Connection(id) => self.connection_due(now, id),
                 Timer::Session(id) => self.session_due(now, id),
+                Timer::Page(id) => self.read_page(now, id),
                 Timer::Sweep => self.sweep(now),
+                Timer::Journal => self.journal_due(now),
+                Timer::Retained => self.retained_due(),
             }
         }
     }
@@ -578,6 +630,7 @@ impl Shard {
     /// `end_turn` hands over what that makes for other shards; `shut_down` comes when every shard has done so.
     pub fn publish_wills(&mut self, now: Now) {
         self.draining = true;
+        self.retained_due();
         let ids: Vec<SessionId> = self
             .sessions
             .iter()
@@ -604,6 +657,7 @@ impl Shard {
     /// Stops serving: 5.0 clients hear 0x8B, sessions stay (D10).
     pub fn shut_down(&mut self, now: Now) {
         self.draining = true;
+        self.retained_due();
         let ids: Vec<ConnectionId> = self
             .connections
             .iter()
@@ -611,107 +665,6 @@ impl Shard {
             .collect();
         for id in ids {
             self.close(now, id, Cause::ShutDown);
-        }
-    }
-
-    fn complete_partial(
-        &mut self,
-        now: Now,
-        id: ConnectionId,
-        rest: &mut &[u8],
-    ) -> Option<Received> {
-        let connection = self.connections.get_mut(id.slot, id.generation)?;
-        let limits = if connection.is_served() {
-            &self.limits
-        } else {
-            &self.pre_auth_limits
-        };
-        loop {
-            // Never more than what is missing, so that what comes behind the packet is not copied. The header comes first:
-            // while its length is unknown one byte at a time is missing.
-            let known = cut(&connection.partial, limits);
-            let missing = match &known {
-                Ok(Some(_)) => 0,
-                Ok(None) => match nightjar_codec::FixedHeader::read(&connection.partial) {
-                    Ok(Some(header)) => header.packet_length() - connection.partial.len(),
-                    _ => 1,
-                },
-                Err(_) => 0,
-            };
-            if missing == 0 {
-                let partial = std::mem::take(&mut connection.partial);
-                self.receive_bytes -= partial.len() as u64;
-                match known {
-                    Err(error) => {
-                        self.close(now, id, Cause::Violation(error.into()));
-                        return None;
-                    }
-                    Ok(_) => {
-                        if let Some(home) = self.handle_packet(now, id, &partial) {
-                            let mut unread = partial;
-                            unread.extend_from_slice(rest);
-                            return Some(self.move_away(id, home, &unread));
-                        }
-                    }
-                }
-                return Some(Received::Continue);
-            }
-            if rest.is_empty() {
-                return None;
-            }
-            let (taken, after) = rest.split_at(missing.min(rest.len()));
-            connection.partial.extend_from_slice(taken);
-            self.receive_bytes += taken.len() as u64;
-            *rest = after;
-            if taken.len() < missing {
-                self.bound_received(now);
-                return None;
-            }
-        }
-    }
-
-    fn keep_partial(&mut self, now: Now, id: ConnectionId, rest: &[u8]) {
-        if rest.is_empty() {
-            return;
-        }
-        let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
-            return;
-        };
-        // Its own memory, not a pooled buffer: one byte of a packet must not hold 64 KiB.
-        connection.partial.extend_from_slice(rest);
-        self.receive_bytes += rest.len() as u64;
-        self.bound_received(now);
-    }
-
-    fn keep_unread(&mut self, now: Now, id: ConnectionId, rest: &[u8]) {
-        let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
-            return;
-        };
-        connection.unread = rest.to_vec();
-        self.receive_bytes += rest.len() as u64;
-        self.bound_received(now);
-    }
-
-    /// Partial packets and those put aside are bounded in total: the largest that makes no progress is closed first (D19).
-    fn bound_received(&mut self, now: Now) {
-        let shards = self.outgoing.len().max(1) as u64;
-        while self.receive_bytes > self.shared.settings.receive_bytes_max / shards {
-            let is_idle = |connection: &Connection| {
-                now.monotonic.saturating_sub(connection.last_received) > IDLE_MILLISECONDS
-            };
-            let largest = self
-                .connections
-                .iter()
-                .filter(|connection| connection.received_bytes() > 0)
-                .max_by_key(|connection| (is_idle(connection), connection.received_bytes()));
-            let Some(id) = largest.map(|largest| largest.id) else {
-                return;
-            };
-            self.close(
-                now,
-                id,
-                Cause::Server(nightjar_codec::ReasonCode::QuotaExceeded),
-            );
         }
     }
 
@@ -807,6 +760,9 @@ impl Sinks {
             counters: &mut self.counters,
             finished: &mut self.finished,
             room_again: &mut self.room_again,
+            given_back: &mut self.given_back,
+            page_wanted: &mut self.page_wanted,
+            memory_limits: self.memory_limits,
         }
     }
 
@@ -824,6 +780,9 @@ impl Sinks {
             counters: &mut self.counters,
             finished: &mut self.finished,
             room_again: &mut self.room_again,
+            given_back: &mut self.given_back,
+            page_wanted: &mut self.page_wanted,
+            memory_limits: self.memory_limits,
         }
     }
 }
@@ -839,5 +798,5 @@ fn refuse_first_byte(connection: &Connection, bytes: &[u8]) -> Option<Cause> {
 const ANSWERS_BYTES_MAX: usize = 64 * 1024;
 /// One read of small messages for very many receivers stops being served at this many bytes of output.
 const TURN_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// A packet of which nothing has come for so long makes no progress.
-const IDLE_MILLISECONDS: u64 = 1000;
+/// The same for the journal: it works on one batch while the next is made.
+const BATCH_BYTES_MAX: u64 = 1024 * 1024;

@@ -26,6 +26,7 @@ impl Shard {
         if trace::is_on() && !matches!(connection.phase, Phase::Greeting) {
             self.trace_received(id, packet);
         }
+        let pushed = self.sinks.journal.pushed;
         let connection = self.connections.get_mut(id.slot, id.generation)?;
         let handled = match &connection.phase {
             Phase::Serving { session } => {
@@ -39,6 +40,8 @@ impl Shard {
             Phase::Authenticating { .. } => self.continue_authentication(now, id, packet),
             Phase::Closing => Ok(()),
         };
+        let is_publish = packet.first().is_some_and(|first| first >> 4 == PUBLISH);
+        self.note_needs(id, is_publish, pushed);
         if let Err(cause) = handled {
             self.close(now, id, cause);
         }
@@ -137,7 +140,7 @@ impl Shard {
         if !connection.send.is_empty() {
             connection.mark_dirty(&mut self.sinks.dirty);
         }
-        self.note_waiting_acknowledgements(id);
+        self.note_waiting_acknowledgements(now, id);
         if packet_type == PacketType::Pubrel {
             self.retry_waiting_publishes(now, id);
         }

@@ -14,6 +14,7 @@ use nightjar_codec::{QoS, ReasonCode};
 use nightjar_storage::{Operation, Owner, OwnerEntry};
 use smallvec::SmallVec;
 
+use super::groups::Offered;
 use super::mail::{Letter, Mail, Owned, OwnedDelivery};
 use super::ownership::{HeldPublish, Waiting};
 use super::{Cause, Shard};
@@ -22,6 +23,7 @@ use crate::exchange::delivery::{Delivery, Route, has_seen};
 use crate::exchange::shared::Assignment;
 use crate::identity::{ConnectionId, Origin, SessionId, Ticket};
 use crate::message::{MessageRef, stored_cost};
+use crate::session::Session;
 use crate::session::deliver::Grant;
 use crate::session::output::Outputs;
 use crate::session::publish::{Inbound, Receipt, ResolvedTopic};
@@ -79,11 +81,15 @@ impl Shard {
         let inbound = session
             .handle_publish(&publish, &mut out)
             .map_err(Cause::Violation)?;
+        let refuses = session
+            .link
+            .as_ref()
+            .is_some_and(|link| link.unheard_refusals > 0);
         let (topic, receipt) = match inbound {
             Inbound::Publish { topic, receipt } => (topic, receipt),
             Inbound::Answered | Inbound::Refused => {
                 connection.mark_dirty(&mut self.sinks.dirty);
-                self.note_waiting_acknowledgements(id);
+                self.note_waiting_acknowledgements(now, id);
                 return Ok(());
             }
             Inbound::Wait => {
@@ -125,9 +131,19 @@ impl Shard {
             }
             _ => self.route(topic),
         };
-        self.in_shared_room = true;
-        let accepted = self.publish_along(now, &mut message, &route, receipt);
-        self.in_shared_room = false;
+        let refuses = refuses && receipt != Receipt::None;
+        let accepted = if refuses || self.cannot_own(&message, &route, receipt, id) {
+            self.sinks.counters.publishes_not_owned += 1;
+            Accepted {
+                reason_code: ReasonCode::QuotaExceeded,
+                ticket: None,
+            }
+        } else {
+            self.in_shared_room = true;
+            let accepted = self.publish_along(now, &mut message, &route, receipt);
+            self.in_shared_room = false;
+            accepted
+        };
         if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
             // A long route is left to the cache: many connections would keep many versions of it.
             connection.last_route = Some(route).filter(|route| route.len() <= REMEMBERED_MAX);
@@ -136,6 +152,31 @@ impl Shard {
             self.acknowledge(now, id, session_id, receipt, accepted);
         }
         Ok(())
+    }
+
+    /// The journal has failed, and the acknowledgement of this message would have to wait for it: it is refused before
+    /// anything of it is remembered (D5).
+    fn cannot_own(
+        &self,
+        message: &MessageRef<'_>,
+        route: &Route,
+        receipt: Receipt,
+        id: ConnectionId,
+    ) -> bool {
+        if !self.progress.has_failed || receipt == Receipt::None || self.is_told_from_memory(id) {
+            return false;
+        }
+        let id_is_kept = || {
+            let publisher = message.publisher;
+            matches!(receipt, Receipt::Pubrec(_))
+                && publisher
+                    .and_then(|id| self.sessions.get(id.slot, id.generation))
+                    .is_some_and(Session::is_resumable)
+        };
+        message.retain
+            || route.groups.iter().any(|group| group.is_resumable())
+            || owning(message, route).next().is_some()
+            || id_is_kept()
     }
 
     /// The one door. `publish` for whoever has no route at hand: wills, and guests without a socket.
@@ -168,7 +209,7 @@ impl Shard {
             if self.sinks.journal.enabled && message.qos > QoS::AtMostOnce {
                 self.name_for_store(message);
             }
-            self.retain(message);
+            self.retain(now, message);
         }
         // D17: only now. A SUBSCRIBE that did not see what was retained above is in the index.
         let route = &match route.is_current(&self.shared.exchange) {
@@ -188,7 +229,12 @@ impl Shard {
         if durable && message.message_id == 0 {
             self.name_for_store(message);
         }
-        let (offers, taken) = self.offer_to_groups(message, route);
+        let is_held = message.qos == QoS::ExactlyOnce && (durable || self.held_publishes > 0);
+        let Offered {
+            given,
+            handing,
+            taken,
+        } = self.offer_to_groups(message, route, is_held);
         let refused = message.qos > QoS::AtMostOnce
             && !message.retain
             && owners + route.groups.len() > 0
@@ -209,8 +255,8 @@ impl Shard {
         // [MQTT-4.6.0-6]: nothing of QoS 2 overtakes what is held.
         let ticket = ticket.or_else(|| {
             let overtakes = message.qos == QoS::ExactlyOnce && self.held_publishes > 0;
-            let (last, _) = self.waiting.back().filter(|_| overtakes)?;
-            Some(*last)
+            let last = self.waiting.back().filter(|_| overtakes)?;
+            Some(last.ticket)
         });
         // D2: what somebody durable owns of QoS 2 is delivered when it is durable. PUBREC waits for the same batch.
         if message.qos == QoS::ExactlyOnce
@@ -227,18 +273,20 @@ impl Shard {
                         .filter(|session| skipped.binary_search(session).is_err()),
                 ),
                 skipped,
-                offers,
+                handing,
             };
             self.held_publishes += 1;
-            self.wait_for(ticket, Waiting::Deliver(Box::new(held)));
+            self.wait_for(now, ticket, Waiting::Deliver(Box::new(held)));
         } else if message.qos == QoS::ExactlyOnce && receipt != Receipt::None {
             // PUBREC is written first, so the delivery is the turn's next step, after `acknowledge`.
-            self.deliver_after_pubrec(now, message, route, skipped, offers, receipt);
+            self.deliver_after_pubrec(now, message, route, skipped, given, receipt);
+            self.hand_in(now, handing);
         } else {
             self.deliver(now, message, route, &skipped, None);
-            if !offers.is_empty() {
-                self.carry_out(now, offers);
+            if !given.is_empty() {
+                self.carry_out(now, given);
             }
+            self.handing_in.extend(handing);
         }
         // [MQTT-3.4.2-1]: 5.0 publishers of QoS 1 hear that nobody subscribes.
         let reason_code = if route.is_empty() && message.qos == QoS::AtLeastOnce {
@@ -295,7 +343,7 @@ impl Shard {
         let mut out = self.sinks.outputs(now, &self.shared, &mut connection.send);
         session.handle_accepted(receipt, accepted.reason_code, accepted.ticket, &mut out);
         connection.mark_dirty(&mut self.sinks.dirty);
-        self.note_waiting_acknowledgements(id);
+        self.note_waiting_acknowledgements(now, id);
     }
 
     /// PUBREC goes out before what it acknowledges is delivered, which may be to the publisher itself.
@@ -305,7 +353,7 @@ impl Shard {
         message: &MessageRef<'_>,
         route: &Rc<Route>,
         skipped: SmallVec<[SessionId; 4]>,
-        offers: Vec<Assignment>,
+        given: Vec<Assignment>,
         receipt: Receipt,
     ) {
         if let Some(publisher) = message.publisher
@@ -318,10 +366,10 @@ impl Shard {
                 session.handle_accepted(receipt, ReasonCode::Success, None, &mut out);
                 connection.mark_dirty(&mut self.sinks.dirty);
             }
-            self.note_waiting_acknowledgements(id);
+            self.note_waiting_acknowledgements(now, id);
         }
         self.deliver(now, message, route, &skipped, None);
-        self.carry_out(now, offers);
+        self.carry_out(now, given);
     }
 
     /// Who gets the topic, from the cache where that still holds.
@@ -339,15 +387,14 @@ impl Shard {
     }
 
     /// [MQTT-3.3.1-5] to [MQTT-3.3.1-7]. The sequence orders it against SUBSCRIBEs (D17).
-    fn retain(&mut self, message: &mut MessageRef<'_>) {
+    fn retain(&mut self, now: Now, message: &mut MessageRef<'_>) {
         let retained = &self.shared.exchange.retained;
         if message.payload.is_empty() {
             let (sequence, removed) = retained.remove(message.topic);
             message.sequence = sequence;
-            if removed.is_some() {
-                self.sinks.journal.push(Operation::DeleteRetained {
-                    topic: message.topic.into(),
-                });
+            // Also where memory has nothing: what took it away may not be durable yet, and this one is acknowledged.
+            if removed.is_some() || message.qos > QoS::AtMostOnce {
+                self.note_retained(now, message.topic, message.qos, message.cost());
             }
             return;
         }
@@ -360,9 +407,7 @@ impl Shard {
         ) {
             Ok(sequence) => {
                 message.sequence = sequence;
-                self.sinks
-                    .journal
-                    .push(Operation::PutRetained { message: stored });
+                self.note_retained(now, message.topic, message.qos, message.cost());
             }
             Err(_) => self.sinks.counters.retained_refused += 1,
         }
@@ -400,22 +445,28 @@ impl Shard {
         route: &Route,
         skipped: &[SessionId],
     ) -> Option<Ticket> {
-        let owners: Vec<OwnerEntry> = owning(message, route)
-            .filter(|delivery| skipped.binary_search(&delivery.session).is_err())
-            .filter_map(|delivery| {
-                let terms = delivery.terms_for(message.publisher)?;
-                Some(OwnerEntry {
-                    owner: Owner::Session((&*delivery.receiver.client_id).into()),
-                    qos: message.qos.min(terms.qos),
-                    retain: message.retain && terms.retain_as_published,
-                    subscription_identifiers: terms.subscription_identifiers.to_vec(),
+        let list = || {
+            owning(message, route)
+                .filter(|delivery| skipped.binary_search(&delivery.session).is_err())
+                .filter_map(|delivery| {
+                    let terms = delivery.terms_for(message.publisher)?;
+                    Some(OwnerEntry {
+                        owner: Owner::Session(Arc::clone(&delivery.receiver.client_id)),
+                        qos: message.qos.min(terms.qos),
+                        retain: message.retain && terms.retain_as_published,
+                        subscription_identifiers: terms.subscription_identifiers.to_vec(),
+                    })
                 })
-            })
-            .collect();
+                .collect()
+        };
+        let owners = if skipped.is_empty() && !message.retain {
+            route.owners(message.qos, list).unwrap_or_else(list)
+        } else {
+            list()
+        };
         if owners.is_empty() {
-            // Only share groups or the retained store own it; those operations are in the batch. A deletion of what was not
-            // there is none.
-            let is_empty = self.sinks.journal.batch.is_empty();
+            // Only share groups or the retained store own it; those operations are in the batch, or will be.
+            let is_empty = self.sinks.journal.batch.is_empty() && !self.unwritten.owns_some();
             return (!is_empty).then_some(self.sinks.journal.ticket);
         }
         self.sinks.journal.push(Operation::Enqueue {
@@ -564,13 +615,18 @@ impl Shard {
         owners: &[OwnedDelivery],
     ) {
         self.sinks.frames.begin(route.local.len().max(owners.len()));
+        debug_assert!(owners.is_sorted_by_key(|owner| owner.session));
         for delivery in &route.local {
             let Some(terms) = delivery.terms_for(message.publisher) else {
                 continue;
             };
-            let is_named = owners.iter().any(|owner| owner.session == delivery.session);
-            if is_named
-                || is_owner(message, delivery)
+            let is_named = || {
+                owners
+                    .binary_search_by_key(&delivery.session, |owner| owner.session)
+                    .is_ok()
+            };
+            if is_owner(message, delivery)
+                || is_named()
                 || delivery.has_seen(message.topic, message.sequence)
             {
                 continue;
@@ -591,8 +647,15 @@ impl Shard {
                 .sessions
                 .get_mut(owner.session.slot, owner.session.generation);
             let Some(session) = session else {
-                // The session ended meanwhile, and its place in the totals with it; only the reservation is left.
+                // The session ended meanwhile, and its place in the totals with it; only the reservation is left, and what the
+                // store may have put in the queue of another session of this client since.
                 self.release_reservation(owner.reserved);
+                if message.message_id != 0 {
+                    self.sinks.journal.push(Operation::Dequeue {
+                        owner: Owner::Session(Arc::clone(&owner.client_id)),
+                        message_id: message.message_id,
+                    });
+                }
                 continue;
             };
             if seen {
@@ -717,6 +780,7 @@ fn owned_delivery(message: &MessageRef<'_>, delivery: &Delivery) -> Option<Owned
     let terms = delivery.terms_for(message.publisher)?;
     Some(OwnedDelivery {
         session: delivery.session,
+        client_id: Arc::clone(&delivery.receiver.client_id),
         qos: message.qos.min(terms.qos),
         retain: message.retain && terms.retain_as_published,
         subscription_identifiers: terms.subscription_identifiers.iter().copied().collect(),
@@ -784,7 +848,7 @@ pub(super) fn deliver_held(shard: &mut Shard, now: Now, held: HeldPublish) {
         &held.skipped,
         Some(&held.owners),
     );
-    shard.carry_out(now, held.offers);
+    shard.hand_in(now, held.handing);
 }
 
 /// Deliveries of a route that a connection remembers by itself.

@@ -42,17 +42,31 @@ impl Shard {
         let identifier = subscribe.properties.subscription_identifier;
         let version_5 = session.version.is_v5();
         let mut added = 0;
-        let grants: Vec<Result<Subscription, ReasonCode>> = subscribe
+        let count = &self.shared.exchange.subscription_count;
+        let grants: Vec<Result<Granted, ReasonCode>> = subscribe
             .filters
             .iter()
-            .map(|filter| session.grant(filter, identifier, &mut added, &settings))
+            .map(|filter| {
+                let subscription = session.grant(filter, identifier, &mut added, &settings)?;
+                // Room for it comes first: what is in the journal cannot be refused any more. Behind a SUBSCRIBE that waits
+                // nobody knows what there will be; what is taken in vain is given back.
+                let replaces = session.subscriptions.contains_key(&filter.topic_filter)
+                    && session.subscribes_waiting == 0;
+                if !replaces && !count.take(1) {
+                    return Err(ReasonCode::QuotaExceeded);
+                }
+                Ok(Granted {
+                    subscription,
+                    is_counted: !replaces,
+                })
+            })
             .collect();
         let resumable = session.is_resumable();
         let client_id: Box<str> = (&*session.client_id).into();
         let mut ticket = None;
         if resumable {
             for (filter, grant) in subscribe.filters.iter().zip(&grants) {
-                if let Ok(subscription) = grant {
+                if let Ok(Granted { subscription, .. }) = grant {
                     ticket = self.sinks.journal.push(Operation::PutSubscription {
                         client_id: client_id.clone(),
                         topic_filter: filter.topic_filter.clone(),
@@ -68,10 +82,11 @@ impl Shard {
             filters: subscribe.filters.iter().cloned().zip(grants).collect(),
             version_5,
         };
-        match ticket.filter(|ticket| !self.sinks.journal.is_durable(*ticket)) {
+        let waits = ticket.filter(|ticket| !self.sinks.journal.is_durable(*ticket));
+        match waits.filter(|_| !self.is_told_from_memory(id)) {
             Some(ticket) => {
                 self.count_waiting_subscribe(session_id, true);
-                self.wait_for(ticket, Waiting::Subscribe(Box::new(accepted)));
+                self.wait_for(now, ticket, Waiting::Subscribe(Box::new(accepted)));
             }
             None => {
                 self.in_shared_room(|shard| shard.finish_subscribe(now, accepted));
@@ -98,10 +113,15 @@ impl Shard {
         let mut retained = Vec::new();
         let mut given = Vec::new();
         for (filter, grant) in accepted.filters {
-            let granted = grant.and_then(|subscription| {
+            let granted = grant.and_then(|granted| {
+                let subscription = granted.subscription;
                 let reason_code = subscription.granted();
-                let added =
-                    self.add_subscription(session_id, &filter.topic_filter, subscription.clone())?;
+                let added = self.add_subscription(
+                    session_id,
+                    &filter.topic_filter,
+                    subscription.clone(),
+                    granted.is_counted,
+                )?;
                 Ok((reason_code, subscription, added))
             });
             match granted {
@@ -192,13 +212,15 @@ impl Shard {
                 session: session_id,
                 unsubscribe: unsubscribe.clone(),
             };
-            self.wait_for(ticket, Waiting::Unsubscribe(Box::new(accepted)));
+            self.wait_for(now, ticket, Waiting::Unsubscribe(Box::new(accepted)));
             return Ok(());
         }
         let unsuback = self.take_out(now, session_id, unsubscribe);
-        match ticket.filter(|ticket| !self.sinks.journal.is_durable(*ticket)) {
+        let waits = ticket.filter(|ticket| !self.sinks.journal.is_durable(*ticket));
+        match waits.filter(|_| !self.is_told_from_memory(id)) {
             Some(ticket) => {
                 self.wait_for(
+                    now,
                     ticket,
                     Waiting::Packet {
                         connection: id,
@@ -237,20 +259,25 @@ impl Shard {
         })
     }
 
-    /// Puts a subscription in the index and in its session.
+    /// Puts a subscription in the index and in its session. `is_counted`: room for it was taken already.
     pub(super) fn add_subscription(
         &mut self,
         id: SessionId,
         filter: &str,
         mut subscription: Subscription,
+        is_counted: bool,
     ) -> Result<Added, ReasonCode> {
         let exchange = Arc::clone(&self.shared.exchange);
+        let count = &exchange.subscription_count;
         let Some(session) = self.sessions.get_mut(id.slot, id.generation) else {
+            count.give_back(u64::from(is_counted));
             return Err(ReasonCode::UnspecifiedError);
         };
         let is_new = !session.subscriptions.contains_key(filter);
-        if is_new && !exchange.subscription_count.take(1) {
-            return Err(ReasonCode::QuotaExceeded);
+        match (is_new, is_counted) {
+            (true, false) if !count.take(1) => return Err(ReasonCode::QuotaExceeded),
+            (false, true) => count.give_back(1),
+            _ => {}
         }
         let mut given = Vec::new();
         let mut seen = None;
@@ -293,17 +320,11 @@ impl Shard {
         if let Some(group_id) = subscription.group {
             self.return_to_groups(now, id, Some(group_id));
             if let Some(group) = exchange.group_by_id(group_id) {
-                let was_resumable = group.is_resumable();
-                let given = group.gone(id, true, std::iter::empty(), &exchange.totals);
-                self.carry_out(now, given);
-                // Without a member that can come back nothing of it is to outlive the process.
-                let is_over = was_resumable && !group.is_resumable();
-                if exchange.remove_group_if_empty(&group) || is_over {
-                    self.sinks.journal.push(Operation::DeleteGroup {
-                        share_name: group.share_name.clone(),
-                        topic_filter: group.topic_filter.clone(),
-                    });
-                }
+                // What the last member leaves behind is named one by one: a group of the same name may be there again before
+                // this batch is appended, and what that one owns must stay.
+                let decided = group.gone(id, true, std::iter::empty(), &exchange.totals);
+                self.carry_out_decided(now, &group, decided);
+                exchange.remove_group_if_empty(&group);
             }
         } else {
             exchange.subscriptions.remove(filter, id);
@@ -373,14 +394,14 @@ impl Shard {
                     ..(*message).clone()
                 });
                 let owner = OwnerEntry {
-                    owner: Owner::Session((&*session.client_id).into()),
+                    owner: Owner::Session(Arc::clone(&session.client_id)),
                     qos,
                     retain: true,
                     subscription_identifiers: identifiers.clone(),
                 };
                 self.sinks.journal.push(Operation::Enqueue {
                     message: Arc::clone(&message),
-                    owners: vec![owner],
+                    owners: [owner].into(),
                 });
             } else if message.message_id != 0 {
                 message = Arc::new(StoredMessage {
@@ -395,7 +416,8 @@ impl Shard {
                 origin: Origin::Direct,
                 reserved,
             };
-            session.enqueue_retained(message, &grant);
+            let mut out = self.sinks.outputs_nowhere(now, &self.shared);
+            session.enqueue_retained(message, &grant, &mut out);
         }
     }
 }
@@ -423,10 +445,16 @@ pub(super) struct AcceptedUnsubscribe {
     unsubscribe: Unsubscribe,
 }
 
+struct Granted {
+    subscription: Subscription,
+    /// Room for it was taken from the bound of all subscriptions.
+    is_counted: bool,
+}
+
 pub(super) struct AcceptedSubscribe {
-    connection: ConnectionId,
+    pub(super) connection: ConnectionId,
     session: SessionId,
     packet_id: nightjar_codec::PacketId,
-    filters: Vec<(SubscribeFilter, Result<Subscription, ReasonCode>)>,
+    filters: Vec<(SubscribeFilter, Result<Granted, ReasonCode>)>,
     version_5: bool,
 }

@@ -1,4 +1,5 @@
-//! Deadlines of one shard. Every owner has at most one, so the set is never larger than sessions and connections together.
+//! Deadlines of one shard. Every owner has at most one of a kind, so the set is never larger than connections and twice the
+//! sessions together.
 
 use std::collections::BTreeSet;
 
@@ -11,8 +12,14 @@ pub(crate) enum Timer {
     Connection(ConnectionId),
     /// A delayed will, or the end of an offline session.
     Session(SessionId),
+    /// A session's queue is looked for in the store again.
+    Page(SessionId),
     /// Expired retained messages and group queues are swept away.
     Sweep,
+    /// The journal is to be asked again, or somebody has waited for it long enough.
+    Journal,
+    /// What was retained at QoS 0 is written.
+    Retained,
 }
 
 #[derive(Debug, Default)]

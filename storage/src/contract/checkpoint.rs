@@ -14,6 +14,8 @@ pub fn checkpoint_contract<E: Subject>(make: impl Fn() -> E) {
         check_case(&engine, &case);
     }
     a_queue_is_read_in_pages(make());
+    messages_are_read_by_their_ids(make());
+    what_is_not_durable_is_not_read(make());
     operations_applied_again_change_nothing(make());
     messages_of_others_do_not_show_in_a_queue(make());
     the_order_of_sending_again_is_kept(make());
@@ -544,6 +546,52 @@ fn a_queue_is_read_in_pages<E: Subject>(mut engine: E) {
     );
 }
 
+fn messages_are_read_by_their_ids<E: Subject>(mut engine: E) {
+    let a = Owner::session("a");
+    let mut operations = vec![put_session("a"), put_session("b")];
+    operations.extend((1..=9).map(|message_id| enqueue(message_id, &[to("a")])));
+    operations.push(enqueue(10, &[to("b")]));
+    operations.push(dequeue(&a, 5));
+    run(&mut engine, operations);
+
+    let ids = |wanted: &[MessageId], bytes_max| -> Vec<MessageId> {
+        let queued = engine.queued(&a, wanted, bytes_max).unwrap();
+        queued.iter().map(|queued| queued.message_id).collect()
+    };
+    assert_eq!(ids(&[], u64::MAX), [0; 0]);
+    assert_eq!(ids(&[7, 2, 9], u64::MAX), [7, 2, 9]);
+    assert_eq!(
+        ids(&[3, 4, 5, 6], u64::MAX),
+        [3, 4],
+        "nothing behind a hole"
+    );
+    assert_eq!(ids(&[10], u64::MAX), [0; 0], "another's message");
+    let one = engine
+        .outline(&a)
+        .unwrap()
+        .first()
+        .map_or(0, |entry| entry.bytes);
+    assert!(one > 0, "a message has a size");
+    assert_eq!(ids(&[1, 2, 3, 4], 0), [1], "the first in any case");
+    assert_eq!(ids(&[1, 2, 3, 4], u64::from(one) * 3 - 1), [1, 2]);
+    assert_eq!(ids(&[1, 2, 3, 4], u64::from(one) * 3), [1, 2, 3]);
+    let nobody = Owner::session("gone");
+    assert_eq!(engine.queued(&nobody, &[1], u64::MAX).unwrap(), []);
+    assert_eq!(engine.outline(&nobody).unwrap(), []);
+}
+
+fn what_is_not_durable_is_not_read<E: Subject>(mut engine: E) {
+    let a = Owner::session("a");
+    run(&mut engine, vec![put_session("a"), enqueue(1, &[to("a")])]);
+    engine.hold();
+    let lsn = append(&engine, vec![enqueue(2, &[to("a")])]);
+    let read = |engine: &E| engine.queued(&a, &[1, 2], u64::MAX).unwrap().len();
+    assert_eq!((read(&engine), engine.outline(&a).unwrap().len()), (1, 1));
+    engine.settle(lsn);
+    engine.catch_up();
+    assert_eq!((read(&engine), engine.outline(&a).unwrap().len()), (2, 2));
+}
+
 fn messages_of_others_do_not_show_in_a_queue<E: Subject>(mut engine: E) {
     // Names that are prefixes of each other, and a group that is called like a session.
     let owners = [
@@ -741,7 +789,7 @@ fn every_field_of_every_record_is_kept<E: Subject>(mut engine: E) {
         },
         Operation::Enqueue {
             message: Arc::clone(&full_message),
-            owners: vec![full_entry],
+            owners: [full_entry].into(),
         },
         Operation::PutRetained {
             message: Arc::clone(&full_message),

@@ -12,7 +12,8 @@ pub fn journal_contract<E: Subject>(make: impl Fn() -> E) {
     a_batch_survives_whole_or_not_at_all(make());
     lsns_are_not_given_again_after_a_power_cut(make());
     a_failed_journal_takes_nothing_and_keeps_what_was_durable(make());
-    a_reopened_journal_promises_nothing_of_the_epoch_before(make());
+    a_journal_that_works_again_makes_durable_what_it_had_taken(make());
+    a_journal_may_fail_many_times(make());
     recovery_after_a_trim_starts_behind_it(make());
 }
 
@@ -179,7 +180,7 @@ fn a_failed_journal_takes_nothing_and_keeps_what_was_durable<E: Subject>(mut eng
     engine.hold();
     let kept = append(&engine, vec![put_session("a")]);
     engine.settle(kept);
-    let lost = append(&engine, vec![put_session("b")]);
+    let waiting = append(&engine, vec![put_session("b")]);
     engine.fail();
     let status = engine.status();
     assert!(
@@ -188,8 +189,8 @@ fn a_failed_journal_takes_nothing_and_keeps_what_was_durable<E: Subject>(mut eng
     );
     assert!(status.covers(kept), "what was durable stays so");
     assert!(
-        !status.covers(lost),
-        "what was not durable never becomes so"
+        !status.covers(waiting),
+        "what was not durable is not promised"
     );
     let batch = Batch(vec![put_session("c")]);
     let refused = engine
@@ -211,34 +212,66 @@ fn a_failed_journal_takes_nothing_and_keeps_what_was_durable<E: Subject>(mut eng
     );
 }
 
-fn a_reopened_journal_promises_nothing_of_the_epoch_before<E: Subject>(mut engine: E) {
+fn a_journal_that_works_again_makes_durable_what_it_had_taken<E: Subject>(mut engine: E) {
+    let mut model = Image::new();
     engine.hold();
-    let kept = append(&engine, vec![put_session("a")]);
+    let kept = append(&engine, vec![put_session("a"), enqueue(1, &[to("a")])]);
     engine.settle(kept);
-    let lost = append(&engine, vec![put_session("b")]);
+    let first = append(&engine, vec![enqueue(2, &[to("a")]), put_session("b")]);
+    // Were the first one committed twice, what this one removes would be back.
+    let second = append(&engine, vec![dequeue(&Owner::session("a"), 2)]);
     engine.fail();
     engine.reopen();
-    let JournalStatus::Reopened { epoch: now } = engine.status() else {
+    let JournalStatus::Durable(durable) = engine.status() else {
         panic!("{:?}", engine.status())
     };
-    assert!(now > epoch(lost), "a new epoch");
-    assert!(!engine.status().covers(lost), "lost");
+    assert!(durable >= kept, "the durable mark went back");
 
     let next = append(&engine, vec![put_session("c")]);
-    assert_eq!(epoch(next), now, "Lsns carry the epoch");
-    assert!(next > lost, "Lsns ascend over epochs");
+    assert_eq!(next, second + 1, "Lsns go on");
+    engine.settle(second);
+    assert!(
+        engine.status().covers(first) && engine.status().covers(second),
+        "what was taken becomes durable"
+    );
+    assert!(!engine.status().covers(next), "the second batch is settled");
     engine.settle(next);
     assert!(engine.status().covers(next), "the journal works again");
-    assert!(!engine.status().covers(lost), "lost for good");
     engine.catch_up();
-    assert!(
-        engine.session("a").unwrap().is_some(),
-        "what was durable is there"
-    );
-    assert!(
-        engine.session("c").unwrap().is_some(),
-        "and what came after the failure"
-    );
+    for operation in [
+        put_session("a"),
+        enqueue(1, &[to("a")]),
+        put_session("b"),
+        put_session("c"),
+    ] {
+        model.fold(&operation);
+    }
+    check_same(&engine, &model, "everything taken is there, and once");
+}
+
+fn a_journal_may_fail_many_times<E: Subject>(mut engine: E) {
+    let mut model = Image::new();
+    engine.hold();
+    let mut last = append(&engine, vec![put_session("a")]);
+    engine.settle(last);
+    model.fold(&put_session("a"));
+    for message_id in 1..=FAILURES {
+        last = append(&engine, vec![enqueue(message_id, &[to("a")])]);
+        model.fold(&enqueue(message_id, &[to("a")]));
+        if message_id % 2 == 0 {
+            let batch = vec![dequeue(&Owner::session("a"), message_id - 1)];
+            batch.iter().for_each(|operation| model.fold(operation));
+            last = append(&engine, batch);
+        }
+        engine.fail();
+        engine.reopen();
+    }
+    engine.settle(last);
+    assert!(engine.status().covers(last), "the journal works again");
+    engine.catch_up();
+    check_same(&engine, &model, "after many failures");
+    let engine = reopened(engine);
+    check_same(&engine, &model, "and after a power cut behind them");
 }
 
 fn recovery_after_a_trim_starts_behind_it<E: Subject>(mut engine: E) {
@@ -274,3 +307,5 @@ fn recovery_after_a_trim_starts_behind_it<E: Subject>(mut engine: E) {
 
 /// A journal that has taken this many small batches without one becoming durable has no bound.
 const FULL_AFTER_OPERATIONS_MAX: u64 = 100_000;
+/// How often a journal fails in one life of the test.
+const FAILURES: u64 = 6;

@@ -1,5 +1,5 @@
-//! A seeded life of an engine: operations as a broker makes them, batches that wait, power cuts, and after each of them
-//! a comparison with the reference model.
+//! A seeded life of an engine: operations as a broker makes them, batches that wait, power cuts, a medium that fails and works
+//! again, and after each of them a comparison with the reference model.
 
 use super::*;
 
@@ -44,6 +44,22 @@ fn live<E: Subject>(mut engine: E, seed: u64) {
                     check_same(&engine, &possible[0].1, &context);
                 }
             }
+            6 if possible.len() > 1 => {
+                engine.fail();
+                let status = engine.status();
+                assert!(
+                    status.covers(possible[0].0) && !status.covers(possible[1].0),
+                    "{context}: {status:?}"
+                );
+                engine.reopen();
+                let (last, _) = possible[possible.len() - 1];
+                engine.settle(last);
+                // Nothing that was taken is lost.
+                assert!(engine.status().covers(last), "{context}");
+                possible.drain(..possible.len() - 1);
+                engine.catch_up();
+                check_same(&engine, &possible[0].1, &context);
+            }
             _ => {
                 let batch = world.batch(&mut random);
                 possible.push((append(&engine, batch), world.latest.clone()));
@@ -87,7 +103,7 @@ impl World {
     /// A session that is there, and one more message for it.
     pub fn queue_for(&mut self, client_id: &str, random: &mut Random) -> Vec<Operation> {
         let message = self.message("t/1", random);
-        let owners = vec![to(client_id)];
+        let owners = [to(client_id)].into();
         let batch = vec![
             put_session(client_id),
             Operation::Enqueue { message, owners },
@@ -149,6 +165,7 @@ impl World {
                     owners.push(to_group());
                 }
                 let message = self.message("t/1", random);
+                let owners = owners.into();
                 Operation::Enqueue { message, owners }
             }
         }

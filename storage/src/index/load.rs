@@ -22,12 +22,6 @@ impl Index {
         self.clock = store.clock;
     }
 
-    /// Makes room for this many messages at once.
-    pub(crate) fn expect_messages(&mut self, messages: u64) {
-        self.messages
-            .reserve(usize::try_from(messages).unwrap_or(0));
-    }
-
     pub(crate) fn load_owner(
         &mut self,
         owner: OwnerRecord,
@@ -111,49 +105,58 @@ impl Index {
         })
     }
 
-    /// A message's row with what it lists. `listed` is emptied. Gives false if nobody needs the message.
+    /// A message's row with what it lists. Gives false if nobody needs the message.
     pub(crate) fn load_message(
         &mut self,
-        message_id: MessageId,
-        listed: &mut Vec<(OwnerNumber, u64)>,
+        message: ListedMessage,
+        owners: &[(OwnerNumber, u64)],
         by_number: &ByNumber,
         needed: &mut HashMap<MessageId, u32>,
     ) -> bool {
+        let ListedMessage {
+            message_id, bytes, ..
+        } = message;
         let elsewhere = if needed.is_empty() {
             0
         } else {
             needed.remove(&message_id).unwrap_or(0)
         };
-        let mut places: Vec<(Slot, u64)> = Vec::with_capacity(listed.len());
+        let mut places = SmallPlaces::default();
         let mut live = 0;
-        for (owner, number) in listed.drain(..) {
-            let Some(slot) = by_number.get(&owner).copied() else {
+        for (owner, number) in owners {
+            let Some(slot) = by_number.get(owner).copied() else {
                 continue;
             };
             let Some(state) = slot_mut(&mut self.slots, slot) else {
                 continue;
             };
-            places.push((slot, number));
+            places.push((slot, *number));
             let queue = &mut state.queue;
-            queue.saw(number);
-            if !queue.is_done(number) {
-                queue.entries.push_back(Listed { number, message_id });
+            queue.saw(*number);
+            if !queue.is_done(*number) {
+                queue.entries.push_back(Listed {
+                    number: *number,
+                    message_id,
+                });
                 live += 1;
             }
         }
         if live + elsewhere == 0 {
             return false;
         }
-        let held = match (places.as_slice(), elsewhere) {
-            ([(slot, number)], 0) => Held::One {
-                slot: *slot,
-                number: *number,
+        let held = match (places, elsewhere) {
+            (SmallPlaces::One((slot, number)), 0) => Held::One {
+                slot,
+                bytes,
+                number,
             },
-            _ => {
-                places.sort_unstable();
+            (places, _) => {
+                let mut listed = places.into_vec();
+                listed.sort_unstable();
                 Held::Many(Box::new(Shared {
                     owners: live + elsewhere,
-                    listed: places.into_boxed_slice(),
+                    bytes,
+                    listed: listed.into_boxed_slice(),
                 }))
             }
         };
@@ -179,7 +182,7 @@ impl Index {
             let mut missing = queue
                 .flights
                 .values()
-                .filter(|flight| !flight.released && !messages.contains_key(&flight.message_id));
+                .filter(|flight| !flight.released && !messages.contains(flight.message_id));
             if let Some(flight) = missing.next() {
                 return Err(format!(
                     "message {} was sent and is not there",
@@ -200,6 +203,46 @@ impl Index {
             .get(&owner)
             .and_then(|slot| slot_mut(&mut self.slots, *slot));
         state.map(change).is_some()
+    }
+}
+
+/// A message as its row tells of it, apart from its owners.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ListedMessage {
+    pub(crate) message_id: MessageId,
+    /// Of its topic, properties and payload.
+    pub(crate) bytes: u32,
+    /// How many owners its row lists.
+    pub(crate) owners: usize,
+}
+
+/// Most messages have one owner, and no memory of their own is asked for then.
+#[derive(Default)]
+enum SmallPlaces {
+    #[default]
+    None,
+    One((Slot, u64)),
+    Many(Vec<(Slot, u64)>),
+}
+
+impl SmallPlaces {
+    fn push(&mut self, place: (Slot, u64)) {
+        *self = match std::mem::take(self) {
+            Self::None => Self::One(place),
+            Self::One(first) => Self::Many(vec![first, place]),
+            Self::Many(mut places) => {
+                places.push(place);
+                Self::Many(places)
+            }
+        };
+    }
+
+    fn into_vec(self) -> Vec<(Slot, u64)> {
+        match self {
+            Self::None => Vec::new(),
+            Self::One(place) => vec![place],
+            Self::Many(places) => places,
+        }
     }
 }
 

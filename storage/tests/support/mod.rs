@@ -5,21 +5,26 @@
 //! - the power goes at the n-th operation (`cut_after`): that one and all later ones fail and nothing more is written;
 //! - what was written after the last sync is, sector by sector (512 bytes), there, not there, or torn in the middle, in any
 //!   order, and lengths and names that were not synced may be as before (`after_power_cut`);
-//! - the n-th operation fails and later ones do not (`fail_at`), or all writes fail until told otherwise (`refuse`);
+//! - a stretch of operations fails (`fail_at`, `fail_stretch`), every n-th one (`fail_every`), every n-th sync (`fail_every_sync`), or
+//!   all writes until told otherwise (`refuse`);
+//! - a sync that fails loses what it was to write: some sectors of it are on the platter, the others never will be, and all
+//!   of them are still read back as they were written, until the power goes;
 //! - there is room for so many bytes (`room`); a sync takes a while (`sync_delay`).
 
 #![allow(dead_code, reason = "each test takes what it needs")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nightjar_storage::contract::{Random, Subject};
 use nightjar_storage::{
-    Batch, Checkpoint, Disk, DiskFile, Full, Journal, JournalStatus, Lsn, Operation, Options,
-    Owner, QueuedMessage, Record, RedbEngine, Sequence, SessionRecord, StorageError, Table,
+    Batch, Checkpoint, Disk, DiskFile, Full, Journal, JournalStatus, Lsn, MessageId, Operation,
+    Options, Owner, QueueEntry, QueuedMessage, Record, RedbEngine, Room, Sequence, SessionRecord,
+    StorageError, Table,
 };
 
 /// A disk with one directory. Clones are the same disk.
@@ -37,8 +42,13 @@ struct State {
     operations: u64,
     syncs: u64,
     cut_at: Option<u64>,
-    fail_at: Option<u64>,
-    failed: bool,
+    fail: Range<u64>,
+    fail_every: Option<u64>,
+    fail_every_sync: Option<u64>,
+    failures: u64,
+    lost_syncs: u64,
+    /// What the next failed sync loses hangs on it.
+    chance: u64,
     refuse: bool,
     off: bool,
     room: Option<u64>,
@@ -111,13 +121,42 @@ impl SimulatedDisk {
         state.cut_at = Some(state.operations + operations);
     }
 
+    /// The operation with this number fails; the first is 1.
     pub(crate) fn fail_at(&self, operation: u64) {
-        self.lock().fail_at = Some(operation);
+        self.lock().fail = operation..operation + 1;
     }
 
-    /// Whether `fail_at` has done what it was for.
-    pub(crate) fn has_failed(&self) -> bool {
-        self.lock().failed
+    /// From the operation on that is this many from now, so many fail.
+    pub(crate) fn fail_stretch(&self, after: u64, length: u64) {
+        let mut state = self.lock();
+        let first = state.operations + 1 + after;
+        state.fail = first..first + length;
+    }
+
+    pub(crate) fn fail_every(&self, stride: Option<u64>) {
+        self.lock().fail_every = stride;
+    }
+
+    pub(crate) fn fail_every_sync(&self, stride: Option<u64>) {
+        self.lock().fail_every_sync = stride;
+    }
+
+    /// Nothing fails any more.
+    pub(crate) fn heal(&self) {
+        let mut state = self.lock();
+        state.fail = 0..0;
+        state.fail_every = None;
+        state.fail_every_sync = None;
+    }
+
+    /// Operations that failed so far because a test said so.
+    pub(crate) fn failures(&self) -> u64 {
+        self.lock().failures
+    }
+
+    /// Syncs that failed and had something to lose.
+    pub(crate) fn lost_syncs(&self) -> u64 {
+        self.lock().lost_syncs
     }
 
     /// Whether the power is gone.
@@ -136,6 +175,11 @@ impl SimulatedDisk {
     /// Bytes that all files together may have.
     pub(crate) fn set_room(&self, room: Option<u64>) {
         self.lock().room = room;
+    }
+
+    /// Bytes that all files together take.
+    pub(crate) fn taken(&self) -> u64 {
+        self.lock().taken_bytes()
     }
 
     pub(crate) fn set_sync_delay(&self, delay: Duration) {
@@ -188,8 +232,11 @@ impl State {
             self.off = true;
             return Err(io::Error::other("the power goes off"));
         }
-        if self.fail_at == Some(self.operations) {
-            self.failed = true;
+        let is_its_turn = self
+            .fail_every
+            .is_some_and(|stride| self.operations.is_multiple_of(stride));
+        if self.fail.contains(&self.operations) || is_its_turn {
+            self.failures += 1;
             return Err(io::Error::other("a test said so"));
         }
         if self.refuse && changes {
@@ -198,22 +245,51 @@ impl State {
         Ok(())
     }
 
+    fn taken_bytes(&self) -> u64 {
+        let files = self.names.values();
+        let pages: usize = files.map(|file| self.files[*file].pages.len()).sum();
+        (pages * PAGE) as u64
+    }
+
+    fn step_sync(&mut self) -> io::Result<()> {
+        self.step(true)?;
+        match self.fail_every_sync {
+            Some(stride) if self.syncs.is_multiple_of(stride) => {
+                self.failures += 1;
+                Err(io::Error::other("a test said so"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Makes the pages of a write the file's, if there is room for those that are not yet. A length alone takes no room.
     fn allocate(&self, file: usize, offset: usize, end: usize) -> io::Result<()> {
         let pages = offset / PAGE..end.div_ceil(PAGE);
         let file = &self.files[file];
         let new = pages.filter(|page| !file.pages.contains(page)).count();
-        let taken: usize = self
-            .names
-            .values()
-            .map(|file| self.files[*file].pages.len())
-            .sum();
         match self.room {
-            Some(room) if ((taken + new) * PAGE) as u64 > room => {
+            Some(room) if self.taken_bytes() + (new * PAGE) as u64 > room => {
                 Err(ErrorKind::StorageFull.into())
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl State {
+    /// What a failed sync does to what it was to write.
+    fn lose(&mut self, file: usize) {
+        let mut random = Random(self.chance);
+        self.chance = random.number();
+        let file = &mut self.files[file];
+        let (writes, lengths): (Vec<Change>, Vec<Change>) = std::mem::take(&mut file.unsynced)
+            .into_iter()
+            .partition(|change| matches!(change, Change::Write { .. }));
+        self.lost_syncs += u64::from(!writes.is_empty());
+        file.unsynced = writes;
+        file.durable = file.survive(&mut random);
+        // Lengths are the file system's own, which keeps them or stops.
+        file.unsynced = lengths;
     }
 }
 
@@ -299,6 +375,14 @@ impl Disk for SimulatedDisk {
         }))
     }
 
+    fn room(&self) -> io::Result<Option<Room>> {
+        let state = self.lock();
+        Ok(state.room.map(|bytes| Room {
+            bytes,
+            free: bytes.saturating_sub(state.taken_bytes()),
+        }))
+    }
+
     fn publish(&self) -> io::Result<()> {
         let mut state = self.lock();
         state.step(true)?;
@@ -378,9 +462,14 @@ impl DiskFile for Handle {
     fn sync(&self) -> io::Result<()> {
         let delay = {
             let mut state = self.disk.lock();
-            state.step(true)?;
-            state.files[self.file].sync();
             state.syncs += 1;
+            if let Err(error) = state.step_sync() {
+                if !state.off {
+                    state.lose(self.file);
+                }
+                return Err(error);
+            }
+            state.files[self.file].sync();
             state.sync_delay
         };
         if !delay.is_zero() {
@@ -423,12 +512,22 @@ impl OnDisk {
         })
     }
 
+    /// Waits until the state of the journal is another, and asks again and again, for where something else has to happen.
+    pub(crate) fn wait_while(&self, unwanted: impl Fn(&JournalStatus) -> bool) {
+        let progress = self.progress.lock().expect("nobody panics while waiting");
+        let began = now();
+        while unwanted(&self.engine.status()) {
+            let _ = progress.recv_timeout(Duration::from_millis(1));
+            assert!(began.elapsed() < WAIT_MAX, "the state does not move");
+        }
+    }
+
     /// Waits for a state of the journal.
     pub(crate) fn wait_for(&self, wanted: impl Fn(&JournalStatus) -> bool) {
         while !wanted(&self.engine.status()) {
             let progress = self.progress.lock().expect("nobody panics while waiting");
             progress
-                .recv_timeout(Duration::from_secs(30))
+                .recv_timeout(WAIT_MAX)
                 .expect("the state moves within 30 s");
         }
     }
@@ -462,7 +561,7 @@ impl Subject for OnDisk {
 
     fn reopen(&mut self) {
         self.disk.refuse(false);
-        self.wait_for(|status| matches!(status, JournalStatus::Reopened { .. }));
+        self.wait_for(|status| matches!(status, JournalStatus::Durable(_)));
         self.engine.hold(0);
     }
 }
@@ -503,9 +602,36 @@ impl Checkpoint for OnDisk {
         self.engine.queue(owner, after, limit)
     }
 
+    fn outline(&self, owner: &Owner) -> Result<Vec<QueueEntry>, StorageError> {
+        self.engine.outline(owner)
+    }
+
+    fn queued(
+        &self,
+        owner: &Owner,
+        message_ids: &[MessageId],
+        bytes_max: u64,
+    ) -> Result<Vec<QueuedMessage>, StorageError> {
+        self.engine.queued(owner, message_ids, bytes_max)
+    }
+
+    fn groups(&self) -> Result<Vec<Owner>, StorageError> {
+        self.engine.groups()
+    }
+
+    fn message_id_max(&self) -> MessageId {
+        self.engine.message_id_max()
+    }
+
     fn scan(&self, table: Table, visit: &mut dyn FnMut(Record)) -> Result<(), StorageError> {
         self.engine.scan(table, visit)
     }
+}
+
+/// For how long something takes that nobody simulates.
+#[allow(clippy::disallowed_methods, reason = "a test measures itself")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
 }
 
 /// A number that an environment variable sets, for the long form of a test.
@@ -517,7 +643,22 @@ pub(crate) fn number_from_environment(name: &str) -> Option<u64> {
     )
 }
 
+const WAIT_MAX: Duration = Duration::from_secs(30);
 const STORE: &str = "nightjar.redb";
 const TEMPORARY: &str = "nightjar.redb.new";
 const SECTOR: usize = 512;
 const PAGE: usize = 4096;
+
+/// Undoes what the golden files are made by: pages that are not empty, each behind its number.
+pub(crate) fn stretch(squeezed: &[u8]) -> Vec<u8> {
+    let (length, mut rest) = squeezed.split_first_chunk().unwrap();
+    let mut bytes = vec![0; u64::from_le_bytes(*length) as usize];
+    while let Some((number, behind)) = rest.split_first_chunk() {
+        let at = u32::from_le_bytes(*number) as usize * 512;
+        let end = bytes.len().min(at + 512);
+        let (page, behind) = behind.split_at(end - at);
+        bytes[at..end].copy_from_slice(page);
+        rest = behind;
+    }
+    bytes
+}

@@ -103,6 +103,7 @@ pub(crate) struct Model {
     /// The journal has failed in this world: refusals, and closed connections, are to be expected.
     pub(crate) journal_has_failed: bool,
     crashes: u32,
+    last_crash_at: u64,
 }
 
 struct Connection {
@@ -146,6 +147,8 @@ enum Presence {
 
 struct Session {
     presence: Presence,
+    /// When a session of this client has ended last.
+    ended_at: Option<u64>,
     /// The broker has said something that it may only say of a session on disk.
     is_on_disk: bool,
     resumable: bool,
@@ -225,6 +228,12 @@ enum WillState {
     Unknown,
     Armed,
     Pending(u64),
+    /// The store had it when the broker started: published at this moment, unless its client comes back before (D10).
+    /// `is_over`: its session has ended.
+    Lost {
+        at: u64,
+        is_over: bool,
+    },
     /// Published, at the latest a moment after this.
     Due(u64),
     Cancelled,
@@ -252,6 +261,7 @@ impl Model {
             fed: 0,
             journal_has_failed: false,
             crashes: 0,
+            last_crash_at: 0,
         }
     }
 
@@ -273,6 +283,7 @@ impl Session {
     fn new() -> Self {
         Self {
             presence: Presence::Absent,
+            ended_at: None,
             is_on_disk: false,
             resumable: false,
             may_come_back: false,
@@ -358,7 +369,7 @@ fn overlaps(one: &str, other: &str) -> bool {
     may(one) && may(other)
 }
 
-fn payload_message(payload: &[u8]) -> usize {
+pub(crate) fn payload_message(payload: &[u8]) -> usize {
     std::str::from_utf8(payload)
         .ok()
         .and_then(|text| text.get(..6))
@@ -366,5 +377,7 @@ fn payload_message(payload: &[u8]) -> usize {
         .expect("a simulated will says which message it is")
 }
 
+/// How long what nobody waits for may be in memory only, milliseconds: a second, a stalled shard and a stalled disk.
+const UNWRITTEN: u64 = 8000;
 /// How late a stalled shard may be, milliseconds.
 const SLACK: u64 = 8000;

@@ -4,8 +4,10 @@ use super::*;
 
 impl Model {
     /// The broker process is gone. `orderly`: it said goodbye and wrote everything.
-    pub(crate) fn crashed(&mut self, orderly: bool) {
+    /// `at_rest`: everything that was to be written at that moment was durable.
+    pub(crate) fn crashed(&mut self, orderly: bool, at_rest: bool) {
         self.crashes += 1;
+        self.last_crash_at = self.now;
         let open: Vec<usize> = self
             .connections
             .iter()
@@ -50,9 +52,24 @@ impl Model {
                 topic.sure = None;
             }
         }
+        if !orderly {
+            for subscription in self
+                .sessions
+                .iter_mut()
+                .flat_map(|session| session.subscriptions.values_mut())
+            {
+                // What it was to be shown may not have been written yet; SUBACK does not promise it.
+                let is_new = subscription.since.saturating_add(UNWRITTEN) > self.now;
+                subscription.sends_retained &= !is_new;
+            }
+        }
+        let (messages, now) = (&self.messages, self.now);
         for (name, topic) in &mut self.topics {
-            // A retained QoS 0 PUBLISH promises nothing (D11).
-            let keeps = topic.sure.is_some_and(|key| self.messages[key].qos > 0);
+            // A retained QoS 0 PUBLISH promises nothing, but is written before long (D11).
+            let keeps = topic.sure.is_some_and(|key| {
+                let is_old = at_rest && messages[key].last_fed_at + UNWRITTEN < now;
+                messages[key].qos > 0 || is_old && self.has_journal
+            });
             if !keeps && !orderly {
                 topic.sure = None;
                 log(|| format!("  nothing is sure of {name}"));
@@ -61,6 +78,24 @@ impl Model {
         // What a session that is open again without its client had been shown counts no more.
         if !self.has_journal {
             self.groups.clear();
+        }
+    }
+
+    /// The broker is about to die at rest: the store has the will of everybody who is connected (D10).
+    pub(crate) fn check_wills_are_stored(&self, stored: &BTreeSet<usize>) {
+        for (key, will) in &self.wills {
+            if will.state == WillState::Armed && !stored.contains(key) {
+                violated!("the will m{key} of c{} is not stored (D10)", will.client);
+            }
+        }
+    }
+
+    /// The broker starts, and the store has this will; `at` is when it is to be published.
+    pub(crate) fn will_has_survived(&mut self, key: usize, at: u64, is_over: bool) {
+        if let Some(will) = self.wills.get_mut(&key)
+            && will.state == WillState::Unknown
+        {
+            will.state = WillState::Lost { at, is_over };
         }
     }
 
@@ -175,7 +210,7 @@ impl Model {
             let message = &self.messages[*key];
             let due = match will.state {
                 WillState::Due(at) => at,
-                WillState::Pending(at) if self.now > at + SLACK => at,
+                WillState::Pending(at) | WillState::Lost { at, .. } if self.now > at + SLACK => at,
                 _ => continue,
             };
             if message.qos == 0 || self.journal_has_failed {

@@ -93,6 +93,12 @@ impl Model {
             connection.will = Some(message);
         }
         if connect.clean_start {
+            // A session that ends publishes what waits; one that was over does not.
+            for will in self.wills.values_mut().filter(|will| will.client == client) {
+                if matches!(will.state, WillState::Lost { is_over: false, .. }) {
+                    will.state = WillState::Unknown;
+                }
+            }
             self.session_ends(client);
         }
         let connection = self.connections.get_mut(&key).expect("it is there");
@@ -346,6 +352,14 @@ impl Model {
         if self.sessions[client].connection != Some(key) {
             return;
         }
+        if !is_accepted {
+            // It may have resumed the session without living to hear so, and that deletes a will that waits.
+            for will in self.wills.values_mut().filter(|will| will.client == client) {
+                if matches!(will.state, WillState::Pending(_) | WillState::Lost { .. }) {
+                    will.state = WillState::Unknown;
+                }
+            }
+        }
         let session = &mut self.sessions[client];
         session.connection = None;
         for filter in unanswered {
@@ -397,6 +411,7 @@ impl Model {
             self.has_journal && (was != Presence::Absent || self.sessions[client].may_come_back);
         let ever = std::mem::take(&mut self.sessions[client].ever);
         self.sessions[client] = Session::new();
+        self.sessions[client].ended_at = Some(now);
         self.sessions[client].may_come_back = may_come_back;
         if may_come_back {
             // Should a crash bring it back, so does what it had.

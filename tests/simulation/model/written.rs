@@ -180,6 +180,15 @@ impl Model {
         }
         let now = self.now;
         for other in self.wills.values_mut().filter(|will| will.client == client) {
+            if let WillState::Lost { at, is_over } = other.state {
+                other.state = if now > at + SLACK {
+                    WillState::Due(at)
+                } else if now < at && (present || is_over) {
+                    WillState::Cancelled
+                } else {
+                    WillState::Unknown
+                };
+            }
             if let WillState::Pending(fires_at) = other.state {
                 other.state = if !present {
                     WillState::Due(now.min(fires_at))
@@ -432,7 +441,10 @@ impl Model {
                 .map_or(&**filter, |(_, inner)| inner);
             matches(inner, &message.topic)
         });
-        if !matched {
+        // A message on its way to a session that has ended may find the next one of that client in the store.
+        let is_left_over = message.last_fed_at <= self.last_crash_at
+            && copies_by(&self.filters[client], &message.topic).0 > 0;
+        if !matched && !is_left_over {
             let pending = session.subscriptions.keys().any(|filter| {
                 let inner = parse_shared(filter)
                     .ok()
@@ -461,6 +473,10 @@ impl Model {
         let (copies, is_shared) = self.copies(client, &message.topic);
         let crashes = self.crashes;
         let qos = publish.qos as u8;
+        // With the session goes what was known of its QoS 2, and a repeat is a message like any other.
+        let is_forgotten = self.sessions[message.publisher]
+            .ended_at
+            .is_some_and(|at| at >= message.first_fed_at);
         let session = &mut self.sessions[client];
         let is_first = !session.sent.contains_key(&key);
         // What a publisher has sent again at QoS 1 is published again, and late.
@@ -486,7 +502,7 @@ impl Model {
         if is_shared {
             return; // What a member did not acknowledge may come back to it under a new id.
         }
-        let published = if message.qos == 1 {
+        let published = if message.qos == 1 || is_forgotten {
             message.fed.max(1)
         } else {
             1
@@ -527,6 +543,7 @@ impl Model {
             WillState::Armed => "while its connection is open",
             WillState::Cancelled => "though it was deleted",
             WillState::Pending(fires_at) if self.now < fires_at => "before its delay is over",
+            WillState::Lost { at, .. } if self.now < at => "before its client had its time",
             _ => return,
         };
         violated!(
@@ -569,6 +586,8 @@ impl Model {
             self.messages[**floor].rank > message.rank
                 && subscription.sends_retained
                 && !is_disturbed
+                // What a failed journal refused is new when its client repeats it, behind what came later.
+                && !self.journal_has_failed
         }) {
             violated!(
                 "{filter} of c{client} is shown m{key}, but m{floor} was retained before it subscribed (D17)"

@@ -1,6 +1,9 @@
 //! What the seed lets happen: what clients do, and the faults of network, disk and process.
 
+use nightjar_storage::SessionRecord;
+
 use super::*;
+use crate::model::payload_message;
 
 impl World {
     /// A client's next idea.
@@ -162,6 +165,12 @@ impl World {
                     self.wake_all();
                 }
             }
+            8 if self.climate.clock_is_set => {
+                let decades = 68 * 31_557_600_000;
+                let now = i64::try_from(WALL + self.now).expect("small");
+                self.wall_is_off = *self.random.pick(&[0, 0, decades, -decades, 20_000 - now]);
+                log(|| format!("the wall clock is set, and off by {} ms", self.wall_is_off));
+            }
             _ => {}
         }
     }
@@ -208,6 +217,8 @@ impl World {
         let shards = ShardId::try_from(self.random.between(2, 4)).expect("few");
         let hash_seed = self.random.next();
         log(|| format!("the broker starts, life {} with {shards} shards", self.life));
+        self.resume_clock();
+        self.look_at_wills();
         let broker = Broker::start(
             self.life,
             shards,
@@ -220,6 +231,43 @@ impl World {
         self.wake_all();
     }
 
+    /// The broker clock goes on where the store has it (D12).
+    fn resume_clock(&mut self) {
+        if self.climate.clock_is_set && self.random.chance(20) {
+            // Its battery is empty.
+            self.wall_is_off = -i64::try_from(WALL).expect("small");
+        }
+        let stored = self
+            .engine
+            .as_ref()
+            .and_then(|engine| engine.image().clock());
+        if let Some(stored) = stored {
+            // Set forth so shortly before the crash that the store has not heard of it, or while the broker was not there: that
+            // is time that has passed, as far as anybody can tell. In this world somebody puts it right in time.
+            let passed = self.now.saturating_sub(self.in_world(stored.broker));
+            let latest = stored.wall + passed + 1000;
+            if self.wall() > latest {
+                self.wall_is_off -= i64::try_from(self.wall() - latest).expect("decades");
+            }
+        }
+        self.started = (resumed_at(stored, self.wall()), self.now);
+    }
+
+    /// Tells the model which wills the store has.
+    fn look_at_wills(&mut self) {
+        let Some(engine) = &self.engine else { return };
+        let grace = u64::from(self.settings.will_restart_grace_seconds);
+        for (key, session) in stored_wills(engine) {
+            let Some(will) = &session.will else { continue };
+            let expiry = session.session_expiry_interval;
+            let wait = u64::from(will.delay.min(expiry)).max(grace) * 1000;
+            let at = will
+                .fires_at
+                .map_or(self.now + wait, |at| self.in_world(at));
+            self.model.will_has_survived(key, at, expiry == 0);
+        }
+    }
+
     /// The process dies, and the power with it.
     pub(super) fn crash(&mut self) {
         let Some(broker) = self.broker.take() else {
@@ -227,7 +275,12 @@ impl World {
         };
         log(|| "crash".into());
         let links = broker.open_links();
+        let at_rest = broker.is_at_rest();
         drop(broker);
+        if let Some(engine) = self.engine.as_ref().filter(|_| at_rest) {
+            let stored = stored_wills(engine).map(|(key, ..)| key).collect();
+            self.model.check_wills_are_stored(&stored);
+        }
         if let Some(engine) = &self.engine {
             let more = if self.random.chance(30) {
                 self.random.index(4)
@@ -238,7 +291,7 @@ impl World {
             check_integrity(&next);
             self.engine = Some(next);
         }
-        self.model.crashed(false);
+        self.model.crashed(false, at_rest);
         self.lose_links(links);
     }
 
@@ -284,7 +337,7 @@ impl World {
             check_integrity(&next);
             self.engine = Some(next);
         }
-        self.model.crashed(true);
+        self.model.crashed(true, true);
         self.lose_links(links);
     }
 
@@ -296,4 +349,17 @@ impl World {
         let wait = self.random.between(10, 2000);
         self.after(wait, Event::Start);
     }
+}
+
+/// Every will in the store, by its number.
+fn stored_wills(engine: &MemoryEngine) -> impl Iterator<Item = (usize, SessionRecord)> {
+    let sessions: Vec<SessionRecord> = engine
+        .image()
+        .sessions()
+        .map(|(_, session)| session.clone())
+        .collect();
+    sessions.into_iter().filter_map(|session| {
+        let key = payload_message(&session.will.as_ref()?.payload);
+        Some((key, session))
+    })
 }

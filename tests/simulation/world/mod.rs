@@ -5,7 +5,8 @@
 //! - clients: slow acknowledgements, silence, the same client id from a second connection, more QoS 2 than the broker likes;
 //! - shards: turns at any time and in any order, stalls, mail that is collected late, sockets that take few bytes,
 //!   connections that take long to reach their home shard;
-//! - disk: commits late and in part, appends refused, power cuts (with more on disk than was said), failures where asked for;
+//! - disk: commits late and in part, appends refused, power cuts (with more on disk than was said), failures that end or do not;
+//! - clocks: the wall clock set forth and back by decades, and to 1970, while the broker is up and while it is not;
 //! - process: crash, orderly stop, start with another number of shards and other hash seeds.
 //!
 //! A world goes through four parts: life with faults; healing, in which everybody comes back and answers; rest, when what
@@ -16,7 +17,7 @@ mod chance;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use nightjar::clock::Now;
+use nightjar::clock::{Now, resumed_at};
 use nightjar::identity::ShardId;
 use nightjar::settings::Settings;
 use nightjar_storage::contract::check_integrity;
@@ -91,6 +92,7 @@ enum Part {
 /// What kind of world the seed has chosen.
 struct Climate {
     crashes: bool,
+    clock_is_set: bool,
     disk_faults: bool,
     disk_fails: DiskFails,
     disk_delay: u64,
@@ -99,8 +101,7 @@ struct Climate {
     lasts: u64,
 }
 
-/// What happens when the medium fails. `DISK=crash` and `DISK=reopen` ask for it: the broker does not pass these worlds yet,
-/// because memory and disk go apart when what waited is lost (D5).
+/// What happens when the medium fails. `DISK=crash`, `DISK=reopen` and `DISK=never` ask for one; otherwise the seed decides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum DiskFails {
     Never,
@@ -109,11 +110,16 @@ enum DiskFails {
 }
 
 impl DiskFails {
-    fn asked_for() -> Self {
+    fn of(seed: u64) -> Self {
         match std::env::var("DISK").as_deref() {
             Ok("crash") => Self::AndThenTheProcess,
             Ok("reopen") => Self::AndIsReopened,
-            _ => Self::Never,
+            Ok("never") => Self::Never,
+            _ => match seed % 4 {
+                1 => Self::AndThenTheProcess,
+                2 => Self::AndIsReopened,
+                _ => Self::Never,
+            },
         }
     }
 }
@@ -129,6 +135,10 @@ pub(crate) struct World {
     broker: Option<Broker>,
     engine: Option<MemoryEngine>,
     life: u32,
+    /// Broker clock and world clock at the start of this life.
+    started: (u64, u64),
+    /// Milliseconds.
+    wall_is_off: i64,
     links: Vec<Link>,
     clients: Vec<Client>,
     model: Model,
@@ -156,8 +166,9 @@ impl World {
         let has_journal = random.chance(80);
         let climate = Climate {
             crashes: random.chance(60),
+            clock_is_set: random.chance(20),
             disk_faults: has_journal && random.chance(30),
-            disk_fails: DiskFails::asked_for(),
+            disk_fails: DiskFails::of(seed),
             disk_delay: *random.pick(&[2, 20, 200]),
             network_delay: *random.pick(&[1, 10, 100]),
             busy: *random.pick(&[30, 100, 300]),
@@ -166,8 +177,12 @@ impl World {
         let settings = Settings {
             inflight_messages_max: *random.pick(&[1, 3, 20, 1000]),
             qos2_unreleased_max: *random.pick(&[2, 1000, 1000]),
+            journal_pending_bytes_max: *random.pick(&[300, 3000, 1 << 20]),
             mail_bytes_max: *random.pick(&[300, 1 << 20, 1 << 20]),
             queue_qos0: random.chance(20),
+            queue_memory_bytes_max: *random.pick(&[0, 400, 1 << 20]),
+            queue_memory_total_bytes_max: *random.pick(&[1000, 1 << 20]),
+            will_restart_grace_seconds: *random.pick(&[0, 2, 30]),
             ..Settings::default()
         };
         let count = random.between(2, 6);
@@ -194,6 +209,8 @@ impl World {
             broker: None,
             engine: has_journal.then(MemoryEngine::manual),
             life: 0,
+            started: (0, START),
+            wall_is_off: 0,
             links: Vec::new(),
             clients,
             model: Model::new(facts, has_journal),
@@ -294,6 +311,11 @@ impl World {
             "violation: nothing waits, but {} messages of {} bytes are reserved",
             totals.messages(),
             totals.bytes()
+        );
+        assert!(
+            totals.held_bytes() == 0,
+            "violation: nothing waits, but {} bytes are held",
+            totals.held_bytes()
         );
         self.check_disk_at_rest();
     }
@@ -561,6 +583,7 @@ impl World {
         }
         if let Some(deadline) = deadline {
             let late = self.random.below(20);
+            let deadline = self.in_world(deadline);
             self.turn_after(shard, (deadline + late).saturating_sub(self.now).max(1));
         }
     }
@@ -716,10 +739,21 @@ impl World {
     }
 
     fn clock(&self) -> Now {
+        let (broker, world) = self.started;
         Now {
-            monotonic: self.now,
-            wall: WALL + self.now,
+            monotonic: broker + self.now - world,
+            wall: self.wall(),
         }
+    }
+
+    fn wall(&self) -> u64 {
+        (WALL + self.now).saturating_add_signed(self.wall_is_off)
+    }
+
+    /// A moment of the broker clock, on the clock of the world.
+    fn in_world(&self, at: u64) -> u64 {
+        let (broker, world) = self.started;
+        (at + world).saturating_sub(broker)
     }
 
     fn after(&mut self, delay: u64, event: Event) {

@@ -1,0 +1,114 @@
+//! What was read of a connection and cannot be served yet: the beginning of a packet, and what one turn had no room for. All of
+//! it together is bounded (D19).
+
+use nightjar_codec::cut;
+
+use super::{Cause, Connection, Received, Shard};
+use crate::clock::Now;
+use crate::identity::ConnectionId;
+
+impl Shard {
+    pub(super) fn complete_partial(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        rest: &mut &[u8],
+    ) -> Option<Received> {
+        let connection = self.connections.get_mut(id.slot, id.generation)?;
+        let limits = if connection.is_served() {
+            &self.limits
+        } else {
+            &self.pre_auth_limits
+        };
+        loop {
+            // Never more than what is missing, so that what comes behind the packet is not copied. The header comes first:
+            // while its length is unknown one byte at a time is missing.
+            let known = cut(&connection.partial, limits);
+            let missing = match &known {
+                Ok(Some(_)) => 0,
+                Ok(None) => match nightjar_codec::FixedHeader::read(&connection.partial) {
+                    Ok(Some(header)) => header.packet_length() - connection.partial.len(),
+                    _ => 1,
+                },
+                Err(_) => 0,
+            };
+            if missing == 0 {
+                let partial = std::mem::take(&mut connection.partial);
+                self.receive_bytes -= partial.len() as u64;
+                match known {
+                    Err(error) => {
+                        self.close(now, id, Cause::Violation(error.into()));
+                        return None;
+                    }
+                    Ok(_) => {
+                        if let Some(home) = self.handle_packet(now, id, &partial) {
+                            let mut unread = partial;
+                            unread.extend_from_slice(rest);
+                            return Some(self.move_away(id, home, &unread));
+                        }
+                    }
+                }
+                return Some(Received::Continue);
+            }
+            if rest.is_empty() {
+                return None;
+            }
+            let (taken, after) = rest.split_at(missing.min(rest.len()));
+            connection.partial.extend_from_slice(taken);
+            self.receive_bytes += taken.len() as u64;
+            *rest = after;
+            if taken.len() < missing {
+                self.bound_received(now);
+                return None;
+            }
+        }
+    }
+
+    pub(super) fn keep_partial(&mut self, now: Now, id: ConnectionId, rest: &[u8]) {
+        if rest.is_empty() {
+            return;
+        }
+        let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
+            return;
+        };
+        // Its own memory, not a pooled buffer: one byte of a packet must not hold 64 KiB.
+        connection.partial.extend_from_slice(rest);
+        self.receive_bytes += rest.len() as u64;
+        self.bound_received(now);
+    }
+
+    pub(super) fn keep_unread(&mut self, now: Now, id: ConnectionId, rest: &[u8]) {
+        let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
+            return;
+        };
+        connection.unread = rest.to_vec();
+        self.receive_bytes += rest.len() as u64;
+        self.bound_received(now);
+    }
+
+    /// Partial packets and those put aside are bounded in total: the largest that makes no progress is closed first (D19).
+    pub(super) fn bound_received(&mut self, now: Now) {
+        let shards = self.outgoing.len().max(1) as u64;
+        while self.receive_bytes > self.shared.settings.receive_bytes_max / shards {
+            let is_idle = |connection: &Connection| {
+                now.monotonic.saturating_sub(connection.last_received) > IDLE_MILLISECONDS
+            };
+            let largest = self
+                .connections
+                .iter()
+                .filter(|connection| connection.received_bytes() > 0)
+                .max_by_key(|connection| (is_idle(connection), connection.received_bytes()));
+            let Some(id) = largest.map(|largest| largest.id) else {
+                return;
+            };
+            self.close(
+                now,
+                id,
+                Cause::Server(nightjar_codec::ReasonCode::QuotaExceeded),
+            );
+        }
+    }
+}
+
+/// A packet of which nothing has come for so long makes no progress.
+const IDLE_MILLISECONDS: u64 = 1000;

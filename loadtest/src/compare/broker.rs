@@ -1,0 +1,185 @@
+//! A broker as a child process: started on a free port, waited for, and stopped when it is dropped.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use super::CompareError;
+use super::file::{self, BrokerPlan};
+use crate::clock::Clock;
+
+/// A directory for what the processes write, removed at the end.
+#[derive(Debug)]
+pub struct Scratch {
+    directory: PathBuf,
+}
+
+impl Scratch {
+    /// A new one, empty.
+    pub fn new() -> io::Result<Self> {
+        let name = format!("nightjar-loadtest-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        // What a process with our id left behind.
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir_all(&directory)?;
+        Ok(Self { directory })
+    }
+
+    /// A file in it.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// An empty directory in it.
+    fn emptied(&self, name: &str) -> io::Result<PathBuf> {
+        let path = self.path(name);
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path)?;
+        Ok(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What cannot be removed is left to the system.
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A broker that listens.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    pub port: u16,
+}
+
+impl Running {
+    /// Starts it and waits until it accepts connections.
+    pub fn start(
+        plan: &BrokerPlan,
+        programs: Option<&Path>,
+        scratch: &Scratch,
+        core: Option<usize>,
+    ) -> Result<Self, CompareError> {
+        let directory = scratch.emptied("broker")?;
+        let config = scratch.path("broker.conf");
+        let log = scratch.path("broker.log");
+        let port = free_port()?;
+        let replaced = |text: &str| {
+            file::programs_replaced(text, programs)
+                .replace("{port}", &port.to_string())
+                .replace("{config}", &config.display().to_string())
+                .replace("{dir}", &directory.display().to_string())
+        };
+        fs::write(&config, replaced(&plan.config()))?;
+        let words = file::words(&replaced(&plan.command()))?;
+        let (program, arguments) = words.split_first().ok_or(file::FileError::Empty)?;
+        let output = File::create(&log)?;
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        let child = pinned(core, || command.spawn());
+        let child = child.map_err(|error| CompareError::Start {
+            program: program.clone(),
+            error,
+        })?;
+        let mut running = Self { child, port };
+        if running.listens()? {
+            return Ok(running);
+        }
+        let log = fs::read_to_string(&log).unwrap_or_default();
+        Err(CompareError::Silent {
+            name: plan.name.clone(),
+            log: log.lines().last().unwrap_or("nothing").to_owned(),
+        })
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks it to end, and ends it where it does not.
+    pub fn stop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        // A process that cannot be asked is ended below.
+        let _ = pid.map(|pid| kill_process(pid, Signal::TERM));
+        if !matches!(wait(&mut self.child, STOP_MAX), Ok(Some(_))) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+
+    /// Waits until its port accepts; false if it ends or takes too long.
+    fn listens(&mut self) -> io::Result<bool> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+        let clock = Clock::start();
+        while clock.elapsed() < START_MAX && self.child.try_wait()?.is_none() {
+            if TcpStream::connect_timeout(&address, START_MAX).is_ok() {
+                return Ok(true);
+            }
+            thread::sleep(PAUSE);
+        }
+        Ok(false)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Waits for the end of a process; `None` if it takes longer.
+pub fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    let clock = Clock::start();
+    loop {
+        let status = child.try_wait()?;
+        if status.is_some() || clock.elapsed() > limit {
+            return Ok(status);
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Does `spawn` bound to one core, which the process it starts inherits.
+pub fn pinned<T>(core: Option<usize>, spawn: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let Some(core) = core else {
+        return spawn();
+    };
+    if core >= CpuSet::MAX_CPU {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let before = sched_getaffinity(None)?;
+    let mut one = CpuSet::new();
+    one.set(core);
+    sched_setaffinity(None, &one)?;
+    let spawned = spawn();
+    sched_setaffinity(None, &before)?;
+    spawned
+}
+
+fn free_port() -> io::Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    Ok(listener.local_addr()?.port())
+}
+
+const START_MAX: Duration = Duration::from_secs(20);
+const STOP_MAX: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(10);

@@ -1,0 +1,223 @@
+//! `compare`: the same work on several brokers, in turns, so that a disturbance of the machine hits all of them.
+//!
+//! Comes in: a scenario file (`file`). Goes out: a `Comparison` (`table`). Every run has a broker of its own, started for it
+//! and stopped after it (`broker`), and a generator process of its own, so that neither has anything left over from the run
+//! before. In each round the brokers take turns in the other direction. A run that lost a message is void.
+
+pub mod broker;
+pub mod file;
+pub mod table;
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use clap::Args;
+use serde::Deserialize;
+
+use self::broker::{Running, Scratch, pinned, wait};
+use self::file::{BrokerPlan, FileError, Plan, WorkPlan};
+use self::table::{Comparison, Row, Run};
+use crate::arguments::OutputArguments;
+use crate::progress::Progress;
+use crate::sheet::Measure;
+
+#[derive(Debug, Args)]
+pub struct CompareArguments {
+    /// Scenario file: brokers and work, see docs/loadtest.md
+    pub file: PathBuf,
+    /// How often every broker does every work, instead of what the file says
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: Option<u32>,
+    /// Only the work whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    pub only: Option<String>,
+    /// Only these brokers, by name
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub brokers: Vec<String>,
+    /// Bind neither brokers nor the generator to a core, whatever the file says
+    #[arg(long)]
+    pub unpinned: bool,
+    /// Directory of the program `{nightjar}` (default: where this program is, then PATH)
+    #[arg(long, value_name = "DIR")]
+    pub programs: Option<PathBuf>,
+    #[command(flatten)]
+    pub output: OutputArguments,
+}
+
+/// Does all the work; `generator` is this program.
+pub fn run(
+    arguments: &CompareArguments,
+    generator: &Path,
+    progress: &Progress,
+) -> Result<Comparison, CompareError> {
+    let mut plan = Plan::read(&arguments.file)?;
+    plan.rounds = arguments.rounds.unwrap_or(plan.rounds);
+    if arguments.unpinned {
+        plan.pin = None;
+    }
+    plan.keep(&arguments.brokers, arguments.only.as_deref())?;
+    let programs = arguments.programs.as_deref().or_else(|| generator.parent());
+    let scratch = Scratch::new()?;
+    let runs = plan.work.len() * plan.brokers.len();
+    let runs = u64::try_from(runs).unwrap_or(u64::MAX) * u64::from(plan.rounds);
+    progress.begin("comparing", runs);
+    let mut done = 0;
+    let mut rows = Vec::new();
+    for work in &plan.work {
+        let mut row = Row::new(work, plan.brokers.len());
+        for round in 0..plan.rounds {
+            let mut order: Vec<(usize, &BrokerPlan)> = plan.brokers.iter().enumerate().collect();
+            if round % 2 == 1 {
+                order.reverse();
+            }
+            for (number, broker) in order {
+                progress.set(done, format!("{}, {}", work.name, broker.name));
+                let run = one(&plan, work, broker, generator, programs, &scratch);
+                row.add(number, run.map_err(|error| error.to_string()));
+                done += 1;
+            }
+        }
+        rows.push(row);
+    }
+    let names = plan.brokers.iter().map(|broker| {
+        let version = broker.version(programs).unwrap_or_default();
+        (broker.name.clone(), version)
+    });
+    Ok(Comparison {
+        title: plan.title.clone(),
+        pinned: plan.pin.is_some(),
+        rounds: plan.rounds,
+        brokers: names.collect(),
+        rows,
+    })
+}
+
+/// One work on one broker, once.
+fn one(
+    plan: &Plan,
+    work: &WorkPlan,
+    broker: &BrokerPlan,
+    generator: &Path,
+    programs: Option<&Path>,
+    scratch: &Scratch,
+) -> Result<Run, CompareError> {
+    let pin = plan.pin.as_ref();
+    let mut running = Running::start(broker, programs, scratch, pin.map(|pin| pin.broker))?;
+    let path = scratch.path("generator.json");
+    let errors = scratch.path("generator.log");
+    let mut command = Command::new(generator);
+    command
+        .args(file::words(&work.run)?)
+        .args(file::words(&plan.arguments)?)
+        .args(["--host", "127.0.0.1", "--json"])
+        .args(["--port", &running.port.to_string()])
+        .args(["--broker-pid", &running.pid().to_string()])
+        .stdin(Stdio::null())
+        // A file and not a pipe, which would be full before anybody reads it.
+        .stdout(File::create(&path)?)
+        .stderr(File::create(&errors)?);
+    let mut child = pinned(pin.map(|pin| pin.generator), || command.spawn())?;
+    let status = wait(&mut child, Duration::from_secs(plan.timeout_seconds));
+    let Some(status) = status? else {
+        child.kill()?;
+        child.wait()?;
+        return Err(CompareError::TooLong(plan.timeout_seconds));
+    };
+    running.stop();
+    if !status.success() {
+        let message = fs::read_to_string(&errors).unwrap_or_default();
+        let line = message.lines().last().unwrap_or("no message").to_owned();
+        return Err(CompareError::Generator(line));
+    }
+    let result: GeneratorResult = serde_json::from_str(&fs::read_to_string(&path)?)
+        .map_err(|error| CompareError::Result(error.to_string()))?;
+    Ok(result.run())
+}
+
+/// What is read of the generator's JSON.
+#[derive(Debug, Deserialize)]
+struct GeneratorResult {
+    measures: Vec<Measure>,
+    losses: u64,
+    generator: Option<GeneratorPart>,
+    #[serde(default)]
+    phases: Vec<PhasePart>,
+}
+
+#[derive(Debug, Deserialize)]
+struct GeneratorPart {
+    core_share: f64,
+}
+
+/// What is read of a phase.
+#[derive(Debug, Deserialize)]
+struct PhasePart {
+    generator_core_share: f64,
+}
+
+impl GeneratorResult {
+    fn run(self) -> Run {
+        let of_phases = self.phases.iter().map(|phase| phase.generator_core_share);
+        let of_whole = self.generator.iter().map(|part| part.core_share);
+        Run {
+            measures: self.measures,
+            losses: self.losses,
+            generator_core_share: of_phases.chain(of_whole).fold(0.0, f64::max),
+        }
+    }
+}
+
+/// Why nothing, or one run, came to nothing.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum CompareError {
+    File(FileError),
+    /// The program of a broker cannot be started.
+    Start {
+        program: String,
+        error: io::Error,
+    },
+    /// It does not listen.
+    Silent {
+        name: String,
+        log: String,
+    },
+    TooLong(u64),
+    Generator(String),
+    Result(String),
+    Io(io::Error),
+}
+
+impl fmt::Display for CompareError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(error) => error.fmt(out),
+            Self::Start { program, error } => write!(out, "cannot start {program}: {error}"),
+            Self::Silent { name, log } => {
+                write!(out, "{name} does not listen on its port; it said: {log}")
+            }
+            Self::TooLong(seconds) => write!(out, "the run was not over after {seconds} s"),
+            Self::Generator(message) => out.write_str(message),
+            Self::Result(error) => write!(out, "the generator's result cannot be read: {error}"),
+            Self::Io(error) => error.fmt(out),
+        }
+    }
+}
+
+impl std::error::Error for CompareError {}
+
+impl From<FileError> for CompareError {
+    fn from(error: FileError) -> Self {
+        Self::File(error)
+    }
+}
+
+impl From<io::Error> for CompareError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
