@@ -161,7 +161,7 @@ impl World {
     }
 
     fn connect(&mut self, client_id: &str, is_durable: bool) -> ConnectionId {
-        let id = self.shard.open(NOW, "peer");
+        let id = self.shard.open(NOW, "peer", &Arc::default());
         let mut packet = vec![0x10, 12 + client_id.len() as u8];
         packet.extend(b"\0\x04MQTT\x04");
         packet.extend([if is_durable { 0 } else { 2 }, 0, 0, 0]);

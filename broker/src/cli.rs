@@ -123,14 +123,15 @@ pub fn describe_start(settings: &Settings) -> Vec<String> {
         let addresses: Vec<String> = settings
             .listeners
             .iter()
-            .map(|listener| listener.address.to_string())
+            .flat_map(|listener| &listener.endpoints)
+            .map(ToString::to_string)
             .collect();
         lines.push(format!(
             "Starting in local only mode. Connections will only be possible from clients running \
              on this machine ({}).",
             addresses.join(", ")
         ));
-        if settings.allow_anonymous {
+        if settings.security.allow_anonymous {
             lines.push(
                 "Anonymous access is allowed, because only this machine can reach the broker."
                     .into(),
@@ -141,7 +142,7 @@ pub fn describe_start(settings: &Settings) -> Vec<String> {
              anonymous access then needs allow_anonymous = true."
                 .into(),
         );
-    } else if settings.allow_anonymous {
+    } else if settings.security.allow_anonymous {
         lines.push("Anonymous access is allowed to everybody who can reach the listeners.".into());
     }
     lines
@@ -333,7 +334,7 @@ mod tests {
                 "[::1]:1885"
             ]
         );
-        assert!(start.settings.local_only && start.settings.allow_anonymous);
+        assert!(start.settings.local_only && start.settings.security.allow_anonymous);
     }
 
     #[test]
@@ -515,10 +516,8 @@ mod tests {
         assert!(!text.contains("local only"), "{text}");
         assert!(!open.refuses_everybody());
 
-        let closed = Settings {
-            allow_anonymous: false,
-            ..open
-        };
+        let mut closed = open;
+        closed.security.allow_anonymous = false;
         assert!(!describe_start(&closed).join("\n").contains("nonymous"));
         assert!(closed.refuses_everybody());
     }
@@ -548,7 +547,8 @@ mod tests {
     fn addresses(start: &Start) -> Vec<String> {
         let listeners = start.settings.listeners.iter();
         listeners
-            .map(|listener| listener.address.to_string())
+            .flat_map(|listener| &listener.endpoints)
+            .map(ToString::to_string)
             .collect()
     }
 

@@ -8,15 +8,16 @@ use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use nightjar_storage::Durability;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::identity::ConnectionId;
+use crate::settings::ListenerSettings;
 use crate::shard::Received;
 use crate::worker::{Counted, Handover, PanicStops, Worker};
 
@@ -25,7 +26,7 @@ pub(crate) struct Socket {
     id: ConnectionId,
     stream: TcpStream,
     peer: SocketAddr,
-    durability: Durability,
+    listener: Arc<ListenerSettings>,
     counted: Counted,
     reader: Option<Waker>,
     /// The socket took no more bytes; its own task waits until it does.
@@ -47,7 +48,7 @@ pub(crate) fn serve(worker: &Rc<RefCell<Worker>>, socket: Handover, unread: &[u8
     let Handover {
         stream,
         peer,
-        durability,
+        listener,
         counted,
     } = socket;
     let stream = match TcpStream::from_std(stream) {
@@ -60,10 +61,7 @@ pub(crate) fn serve(worker: &Rc<RefCell<Worker>>, socket: Handover, unread: &[u8
     let id = {
         let mut worker = worker.borrow_mut();
         let now = worker.now();
-        let id = worker.shard.open(now, &peer.to_string());
-        if durability == Durability::Memory {
-            worker.shard.acknowledge_from_memory(id);
-        }
+        let id = worker.shard.open(now, &peer.to_string(), &listener);
         let place = id.slot as usize;
         if worker.sockets.len() <= place {
             worker.sockets.resize_with(place + 1, || None);
@@ -72,7 +70,7 @@ pub(crate) fn serve(worker: &Rc<RefCell<Worker>>, socket: Handover, unread: &[u8
             id,
             stream,
             peer,
-            durability,
+            listener,
             counted,
             reader: None,
             write_blocked: false,
@@ -238,7 +236,7 @@ impl Worker {
                 Handover {
                     stream,
                     peer: socket.peer,
-                    durability: socket.durability,
+                    listener: socket.listener,
                     counted: socket.counted,
                 },
                 unread,

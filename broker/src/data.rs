@@ -175,9 +175,11 @@ mod tests {
 
     #[test]
     fn the_store_is_kept_as_the_strictest_listener_asks() {
-        let listener = |durability| ListenerSettings {
-            durability,
-            ..Settings::loopback_listeners(1)[0].clone()
+        let listener = |durability| {
+            Arc::new(ListenerSettings {
+                durability,
+                ..ListenerSettings::default()
+            })
         };
         let with = |default, listeners: &[Option<Durability>]| {
             strictest(&Settings {

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use nightjar_storage::Durability;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::identity::ShardId;
+use crate::settings::ListenerSettings;
 use crate::worker::{Directory, Handover, Order};
 
 /// Opens a listening socket. An IPv6 address listens for IPv6 only.
@@ -36,8 +36,8 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Accepts for ever.
 pub async fn accept(
-    listener: TcpListener,
-    durability: Durability,
+    socket: TcpListener,
+    listener: Arc<ListenerSettings>,
     directory: Arc<Directory>,
     shards: ShardId,
     connections_max: u64,
@@ -46,7 +46,7 @@ pub async fn accept(
     let mut is_paused = false;
     let mut next: ShardId = 0;
     loop {
-        match listener.accept().await {
+        match socket.accept().await {
             Ok((stream, peer)) => {
                 is_paused = false;
                 if connections_max > 0
@@ -56,7 +56,7 @@ pub async fn accept(
                     continue;
                 }
                 next = (next + 1) % shards;
-                if let Err(error) = give(stream, peer, durability, &directory, next) {
+                if let Err(error) = give(stream, peer, &listener, &directory, next) {
                     tracing::debug!("Connection from {peer} failed: {error}");
                 }
             }
@@ -66,7 +66,7 @@ pub async fn accept(
                     is_paused = true;
                 }
                 drop(reserve.take());
-                refuse_those_who_wait(&listener).await;
+                refuse_those_who_wait(&socket).await;
                 reserve = File::open("/dev/null").ok();
                 tokio::time::sleep(PAUSE).await;
             }
@@ -89,7 +89,7 @@ async fn refuse_those_who_wait(listener: &TcpListener) {
 fn give(
     stream: TcpStream,
     peer: SocketAddr,
-    durability: Durability,
+    listener: &Arc<ListenerSettings>,
     directory: &Directory,
     shard: ShardId,
 ) -> io::Result<()> {
@@ -98,7 +98,7 @@ fn give(
     let socket = Handover {
         stream: stream.into_std()?,
         peer,
-        durability,
+        listener: Arc::clone(listener),
         counted: directory.count(),
     };
     directory.send(

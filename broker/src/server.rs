@@ -18,7 +18,7 @@ use crate::exchange::Exchange;
 use crate::identity::ShardId;
 use crate::listener;
 use crate::session::authenticate::{ChallengeMethod, Method, Methods};
-use crate::settings::Settings;
+use crate::settings::{Endpoint, Settings};
 use crate::shard::{PostOffice, Shared, restore_groups_and_retained};
 use crate::store::socket::SnapshotSocket;
 use crate::worker::{self, Directory, Order};
@@ -51,15 +51,19 @@ pub fn run(settings: Settings) -> Result<(), ServerError> {
 async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
     let mut listeners = Vec::new();
     for listener in &settings.listeners {
-        let address = listener.address;
-        let bound =
-            listener::bind(address).map_err(|error| ServerError::Listen { address, error })?;
-        let actual = bound.local_addr().unwrap_or(address);
-        tracing::info!(
-            "Opening {} listen socket on {actual}.",
-            if actual.is_ipv4() { "ipv4" } else { "ipv6" }
-        );
-        listeners.push((bound, listener.durability.unwrap_or(settings.durability)));
+        for endpoint in &listener.endpoints {
+            let Endpoint::Tcp(address) = *endpoint else {
+                continue;
+            };
+            let bound =
+                listener::bind(address).map_err(|error| ServerError::Listen { address, error })?;
+            let actual = bound.local_addr().unwrap_or(address);
+            tracing::info!(
+                "Opening {} listen socket on {actual}.",
+                if actual.is_ipv4() { "ipv4" } else { "ipv6" }
+            );
+            listeners.push((bound, Arc::clone(listener)));
+        }
     }
     let shards = shard_count(&settings);
     let store = data::open(&settings, shards).map_err(ServerError::Store)?;
@@ -114,10 +118,10 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
         restored.map_err(ServerError::Store)?;
     }
     let mut accepting = JoinSet::new();
-    for (listener, durability) in listeners {
+    for (socket, listener) in listeners {
         accepting.spawn(listener::accept(
+            socket,
             listener,
-            durability,
             Arc::clone(&directory),
             shards,
             settings.connections_max,

@@ -8,8 +8,16 @@
 //! Where a field says "refused", the Reason Code is the one a 5.0 client sees; a 3.x client gets
 //! the nearest thing its protocol has, which is the close of its Network Connection.
 
+mod listener;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use listener::{
+    AclSubscribe, Endpoint, IpNetwork, ListenerProtocol, ListenerSettings, ProtocolVersions,
+    ProxyProtocol, SecuritySettings, TlsSettings,
+};
 
 use nightjar_storage::Durability;
 
@@ -19,15 +27,15 @@ pub const DEFAULT_PORT: u16 = 1883;
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Settings {
     // Who may connect, and where.
-    /// Addresses to accept Network Connections on. Never empty: a file that defines none gets the
-    /// two loopback addresses, and `local_only` is true.
-    pub listeners: Vec<ListenerSettings>,
+    /// Where Network Connections are accepted. Never empty: a file that defines none gets the two loopback addresses, and
+    /// `local_only` is true. Shared with every connection.
+    pub listeners: Vec<Arc<ListenerSettings>>,
     /// True when nobody chose a listener, so that only this machine can connect. Not a key of the
     /// file; the start log and the default of `allow_anonymous` depend on it.
     pub local_only: bool,
-    /// Whether a CONNECT without a User Name is accepted. Without a choice: true in local-only
-    /// mode, false as soon as a listener is defined. Refused with 0x87 (Not authorized).
-    pub allow_anonymous: bool,
+    /// Who may come in, and what they may do, where a listener has no rules of its own. Not a key of the file: its fields are.
+    /// Without a choice `allow_anonymous` is true in local-only mode, and false as soon as a listener is defined.
+    pub security: SecuritySettings,
     /// Network Connections at the same time; 0 = as many as file descriptors allow. At the limit a
     /// new one is closed before anything is read from it.
     pub connections_max: u64,
@@ -184,16 +192,6 @@ pub struct Settings {
     pub log_level: LogLevel,
 }
 
-/// One address to accept Network Connections on.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ListenerSettings {
-    /// Port 0 lets the operating system choose, and the log says which one it was.
-    pub address: SocketAddr,
-    /// What an acknowledgement to a client of this listener survives; `None` = as `durability` says.
-    /// The store is kept as the strictest listener asks; `memory` acknowledges without waiting.
-    pub durability: Option<Durability>,
-}
-
 /// What a full queue does with one more message (D1).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum QueuePolicy {
@@ -222,20 +220,20 @@ pub enum LogLevel {
 
 impl Settings {
     /// The two loopback listeners that a bare `nightjar`, or `nightjar -p PORT`, opens.
-    pub fn loopback_listeners(port: u16) -> [ListenerSettings; 2] {
+    pub fn loopback_listeners(port: u16) -> [Arc<ListenerSettings>; 2] {
         [
             IpAddr::V4(Ipv4Addr::LOCALHOST),
             IpAddr::V6(Ipv6Addr::LOCALHOST),
         ]
-        .map(|address| ListenerSettings {
-            address: SocketAddr::new(address, port),
-            durability: None,
+        .map(|address| {
+            let endpoint = Endpoint::Tcp(SocketAddr::new(address, port));
+            Arc::new(ListenerSettings::at(endpoint))
         })
     }
 
     /// True when no client can be accepted: nobody without a name, and there are no names.
     pub fn refuses_everybody(&self) -> bool {
-        !self.allow_anonymous
+        !self.security.allow_anonymous
     }
 }
 
@@ -244,7 +242,7 @@ impl Default for Settings {
         Self {
             listeners: Self::loopback_listeners(DEFAULT_PORT).into(),
             local_only: true,
-            allow_anonymous: true,
+            security: SecuritySettings::default(),
             connections_max: 0,
             connect_timeout_seconds: 10,
             keep_alive_max: 0,
@@ -308,11 +306,14 @@ mod tests {
     #[test]
     fn a_bare_broker_listens_on_loopback_only() {
         let settings = Settings::default();
-        assert!(settings.local_only && settings.allow_anonymous);
+        assert!(settings.local_only && settings.security.allow_anonymous);
         assert_eq!(settings.listeners.len(), 2);
         for listener in &settings.listeners {
-            assert!(listener.address.ip().is_loopback());
-            assert_eq!(listener.address.port(), 1883);
+            let [Endpoint::Tcp(address)] = listener.endpoints[..] else {
+                panic!("{listener:?}");
+            };
+            assert!(address.ip().is_loopback());
+            assert_eq!(address.port(), 1883);
         }
     }
 

@@ -20,11 +20,12 @@ use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::LocalSet;
 
-use nightjar_storage::{Checkpoint, Durability, StorageError};
+use nightjar_storage::{Checkpoint, StorageError};
 
 use crate::clock::{Clock, Now};
 use crate::connection::{self, Socket};
 use crate::identity::{ConnectionId, ShardId};
+use crate::settings::ListenerSettings;
 use crate::shard::{Received, Shard, Shared};
 
 /// How to reach the workers from other threads.
@@ -55,8 +56,7 @@ pub enum Order {
 pub struct Handover {
     pub stream: std::net::TcpStream,
     pub peer: SocketAddr,
-    /// What its listener promises with an acknowledgement.
-    pub durability: Durability,
+    pub listener: Arc<ListenerSettings>,
     pub counted: Counted,
 }
 

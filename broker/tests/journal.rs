@@ -1,23 +1,29 @@
 //! The pump and its journal, driven by hand in virtual time: who waits for it, who does not, and for how long.
 
 use std::collections::BTreeMap;
-use std::io::IoSlice;
 use std::sync::Arc;
 
 use nightjar::clock::Now;
 use nightjar::exchange::Exchange;
 use nightjar::identity::ConnectionId;
-use nightjar::settings::Settings;
+use nightjar::settings::{ListenerSettings, Settings};
 use nightjar::shard::{PostOffice, Shard, Shared};
-use nightjar_storage::{Journal, MemoryEngine};
+use nightjar_storage::{Durability, Journal, MemoryEngine};
+
+mod support;
+
+use support::take;
 
 #[test]
 fn a_connection_that_is_told_from_memory_does_not_wait_for_the_journal() {
     let mut scene = Scene::new(Settings::default());
     let waits = scene.connect("waits", 60);
     let shard = &mut scene.shard;
-    let hurries = shard.open(scene.now, "peer");
-    shard.acknowledge_from_memory(hurries);
+    let from_memory = ListenerSettings {
+        durability: Some(Durability::Memory),
+        ..ListenerSettings::default()
+    };
+    let hurries = shard.open(scene.now, "peer", &Arc::new(from_memory));
     shard.receive(scene.now, hurries, &connect_packet("hurries", 60));
     assert_eq!(scene.turn(hurries)[..4], [0x20, 14, 0, 0]);
     scene.engine.hold();
@@ -188,7 +194,7 @@ fn who_waits_for_a_journal_that_has_failed_is_closed_in_time_and_nothing_comes_t
     scene.shard.end_turn(scene.now);
     scene.send(releaser, &[0x62, 2, 0, 9]);
     scene.send(patient, &[0xc0, 0]);
-    let returns = scene.shard.open(scene.now, "peer");
+    let returns = scene.shard.open(scene.now, "peer", &Arc::default());
     let mut clean = connect_packet("other", 0);
     clean[9] = 2;
     scene.send(returns, &clean);
@@ -216,7 +222,7 @@ fn who_waits_for_a_journal_that_has_failed_is_closed_in_time_and_nothing_comes_t
 fn a_3x_publisher_that_was_refused_says_nothing_more_that_counts() {
     let mut scene = Scene::new(Settings::default());
     scene.offline_subscriber();
-    let publisher = scene.shard.open(scene.now, "peer");
+    let publisher = scene.shard.open(scene.now, "peer", &Arc::default());
     let connect = [
         0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 1, b'p',
     ];
@@ -353,7 +359,7 @@ impl Scene {
 
     /// A 5.0 client whose session does not expire.
     fn connect(&mut self, client_id: &str, keep_alive: u8) -> ConnectionId {
-        let id = self.shard.open(self.now, "peer");
+        let id = self.shard.open(self.now, "peer", &Arc::default());
         self.send(id, &connect_packet(client_id, keep_alive));
         assert_eq!(self.turn(id).get(3), Some(&0), "a successful CONNACK");
         id
@@ -422,22 +428,4 @@ fn publish(first_byte: u8, packet_id: u16, topic: u8, payload: &[u8]) -> Vec<u8>
     packet.push(0);
     packet.extend(payload);
     packet
-}
-
-/// Everything that waits to be written.
-fn take(shard: &mut Shard, now: Now, id: ConnectionId) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while let Some((send, pool)) = shard.output(id)
-        && !send.is_empty()
-    {
-        let mut slices = [IoSlice::new(&[]); 64];
-        let filled = send.slices(&mut slices);
-        let before = bytes.len();
-        for slice in &slices[..filled] {
-            bytes.extend_from_slice(slice);
-        }
-        send.advance(bytes.len() - before, pool);
-    }
-    shard.wrote(now, id);
-    bytes
 }

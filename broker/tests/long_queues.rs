@@ -1,7 +1,6 @@
 //! Queues that are longer than what is held of them in memory, driven by hand: what is held, in which order it comes, and
 //! what becomes of it at a bound and over a restart.
 
-use std::io::IoSlice;
 use std::sync::Arc;
 
 use nightjar::clock::Now;
@@ -11,6 +10,10 @@ use nightjar::settings::{QueuePolicy, Settings};
 use nightjar::shard::{PostOffice, Shard, Shared, restore_groups_and_retained};
 use nightjar_codec::{Limits, Packet, ProtocolVersion, cut, decode};
 use nightjar_storage::{Checkpoint, Journal, MemoryEngine, Owner};
+
+mod support;
+
+use support::take;
 
 #[test]
 fn a_long_queue_is_left_to_the_store_and_comes_in_order() {
@@ -138,7 +141,7 @@ fn a_session_that_ends_gives_back_what_the_store_has_of_it() {
     let mut scene = Scene::new(Settings::default());
     scene.subscriber_that_left();
     scene.publish(0..50);
-    let id = scene.shard.open(scene.now, "peer");
+    let id = scene.shard.open(scene.now, "peer", &Arc::default());
     let mut clean = connect_packet("s", 100);
     clean[9] = 0x02;
     scene.send(id, &clean);
@@ -192,7 +195,7 @@ impl Scene {
 
     /// A 5.0 client whose session does not expire.
     fn connect(&mut self, client_id: &str, receive_maximum: u16) -> ConnectionId {
-        let id = self.shard.open(self.now, "peer");
+        let id = self.shard.open(self.now, "peer", &Arc::default());
         self.send(id, &connect_packet(client_id, receive_maximum));
         id
     }
@@ -321,22 +324,4 @@ fn subscribe(topic: u8) -> Vec<u8> {
 fn puback(packet_id: u16) -> [u8; 4] {
     let [high, low] = packet_id.to_be_bytes();
     [0x40, 2, high, low]
-}
-
-/// Everything that waits to be written.
-fn take(shard: &mut Shard, now: Now, id: ConnectionId) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while let Some((send, pool)) = shard.output(id)
-        && !send.is_empty()
-    {
-        let mut slices = [IoSlice::new(&[]); 64];
-        let filled = send.slices(&mut slices);
-        let before = bytes.len();
-        for slice in &slices[..filled] {
-            bytes.extend_from_slice(slice);
-        }
-        send.advance(bytes.len() - before, pool);
-    }
-    shard.wrote(now, id);
-    bytes
 }

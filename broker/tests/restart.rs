@@ -318,7 +318,7 @@ impl Life {
     }
 
     fn open(&mut self, id: &str, clean: Clean, expiry: u32, will: Option<u32>) -> ConnectionId {
-        let connection = self.shard.open(self.now, "peer");
+        let connection = self.shard.open(self.now, "peer", &Arc::default());
         let packet = connect_packet(self.version, id, clean, expiry, will);
         self.send(connection, &packet);
         connection

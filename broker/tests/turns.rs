@@ -1,7 +1,6 @@
 //! The pump, driven by hand: what one turn may make, read and keep.
 
 use std::collections::BTreeSet;
-use std::io::IoSlice;
 use std::sync::Arc;
 
 use nightjar::clock::Now;
@@ -9,6 +8,10 @@ use nightjar::exchange::Exchange;
 use nightjar::identity::{ConnectionId, ShardId};
 use nightjar::settings::Settings;
 use nightjar::shard::{PostOffice, Received, Shard, Shared};
+
+mod support;
+
+use support::take;
 
 const NOW: Now = Now {
     monotonic: 1_000,
@@ -37,7 +40,7 @@ fn a_turn_that_has_made_enough_goes_on_in_the_next() {
         shard.end_turn(NOW);
         let mut made = 0;
         for (subscriber, length) in subscribers.iter().zip(&mut lengths) {
-            let count = take(&mut shard, *subscriber).len();
+            let count = take(&mut shard, NOW, *subscriber).len();
             made += count;
             *length += count;
         }
@@ -72,10 +75,10 @@ fn assigned_client_ids_are_of_this_shard_and_tell_nothing_of_each_other() {
     for id in 0..4 {
         let mut shard = shard(id, 4);
         for _ in 0..50 {
-            let connection = shard.open(NOW, "peer");
+            let connection = shard.open(NOW, "peer", &Arc::default());
             let received = shard.receive(NOW, connection, &connect_packet(""));
             assert_eq!(received, Received::Continue);
-            let connack = take(&mut shard, connection);
+            let connack = take(&mut shard, NOW, connection);
             let at = connack.windows(5).position(|text| text == b"auto-");
             let digits = &connack[at.unwrap() + 5..][..32];
             assert!(digits.iter().all(u8::is_ascii_hexdigit));
@@ -101,19 +104,23 @@ fn shard(id: ShardId, shards: ShardId) -> Shard {
 }
 
 fn connect(shard: &mut Shard, client_id: &str) -> ConnectionId {
-    let id = shard.open(NOW, "peer");
+    let id = shard.open(NOW, "peer", &Arc::default());
     assert_eq!(
         shard.receive(NOW, id, &connect_packet(client_id)),
         Received::Continue
     );
-    assert_eq!(take(shard, id).get(3), Some(&0), "a successful CONNACK");
+    assert_eq!(
+        take(shard, NOW, id).get(3),
+        Some(&0),
+        "a successful CONNACK"
+    );
     id
 }
 
 fn subscriber(shard: &mut Shard, client_id: &str) -> ConnectionId {
     let id = connect(shard, client_id);
     shard.receive(NOW, id, &[0x82, 7, 0, 1, 0, 0, 1, b't', 0]);
-    assert_eq!(take(shard, id), [0x90, 4, 0, 1, 0, 0]);
+    assert_eq!(take(shard, NOW, id), [0x90, 4, 0, 1, 0, 0]);
     id
 }
 
@@ -136,22 +143,4 @@ fn publish(topic: u8, payload: &[u8]) -> Vec<u8> {
     packet.extend([0, 1, topic, 0]);
     packet.extend(payload);
     packet
-}
-
-/// Everything that waits to be written.
-fn take(shard: &mut Shard, id: ConnectionId) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while let Some((send, pool)) = shard.output(id)
-        && !send.is_empty()
-    {
-        let mut slices = [IoSlice::new(&[]); 64];
-        let filled = send.slices(&mut slices);
-        let before = bytes.len();
-        for slice in &slices[..filled] {
-            bytes.extend_from_slice(slice);
-        }
-        send.advance(bytes.len() - before, pool);
-    }
-    shard.wrote(NOW, id);
-    bytes
 }

@@ -280,6 +280,9 @@ impl fmt::Debug for Writer {
 
 impl Shared {
     fn append(&self, batch: Batch) -> Result<Lsn, Full> {
+        if !self.healthy.load(Ordering::Acquire) {
+            return Err(Full { batch }); // Offered again and again: nobody is to count its bytes each time.
+        }
         let bytes = batch.bytes();
         let mut state = self.lock();
         if state.has_failed() || state.stop != Stop::No {

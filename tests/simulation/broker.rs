@@ -275,7 +275,7 @@ impl Broker {
 
     fn open(&mut self, place: usize, link: usize, client: usize, now: Now, model: &mut Model) {
         let shard = &mut self.shards[place];
-        let id = shard.open(now, "simulated");
+        let id = shard.open(now, "simulated", &Arc::default());
         let shard = shard.id();
         model.opened(link, client);
         self.links.insert((shard, id), link);

@@ -7,12 +7,13 @@
 //! is never silently absent.
 
 use super::Fault;
-use crate::settings::{DEFAULT_PORT, ListenerSettings, LogLevel, QueuePolicy, Settings};
+use crate::settings::{DEFAULT_PORT, Endpoint, ListenerSettings, LogLevel, QueuePolicy, Settings};
 use ::toml::Spanned;
 use ::toml::de::{DeTable, DeValue};
 use nightjar_storage::Durability;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Reads the text of a file.
 pub(super) fn parse(text: &str) -> Result<Settings, Fault> {
@@ -41,7 +42,7 @@ pub(super) fn parse(text: &str) -> Result<Settings, Fault> {
         }
     }
     if !settings.local_only && !anonymous_chosen {
-        settings.allow_anonymous = false;
+        settings.security.allow_anonymous = false;
     }
     check_together(&settings).map_err(|(name, message)| Fault {
         // The key may be absent, when the other one made the pair impossible.
@@ -118,7 +119,10 @@ macro_rules! number {
 }
 
 const KEYS: &[Key] = &[
-    switch!(allow_anonymous),
+    Key {
+        name: "allow_anonymous",
+        kind: Kind::Switch(|settings, on| settings.security.allow_anonymous = on),
+    },
     number!(
         connections_max,
         Count,
@@ -578,7 +582,7 @@ impl Unit {
 }
 
 /// `[[listeners]]`, at least one, each address once.
-fn listeners(value: &Spanned<DeValue<'_>>) -> Result<Vec<ListenerSettings>, Fault> {
+fn listeners(value: &Spanned<DeValue<'_>>) -> Result<Vec<Arc<ListenerSettings>>, Fault> {
     let fault = |offset, message: String| Fault {
         offset,
         message: format!("listeners: {message}"),
@@ -591,7 +595,7 @@ fn listeners(value: &Spanned<DeValue<'_>>) -> Result<Vec<ListenerSettings>, Faul
         );
         fault(value.span().start, message)
     })?;
-    let mut listeners: Vec<ListenerSettings> = Vec::with_capacity(tables.len());
+    let mut listeners: Vec<Arc<ListenerSettings>> = Vec::with_capacity(tables.len());
     for table in tables.iter() {
         let offset = table.span().start;
         let entries = table.get_ref().as_table().ok_or_else(|| {
@@ -627,7 +631,12 @@ fn listeners(value: &Spanned<DeValue<'_>>) -> Result<Vec<ListenerSettings>, Faul
             fault(address.span().start, message)
         })?;
         // Port 0 is a different port each time.
-        if parsed.port() != 0 && listeners.iter().any(|known| known.address == parsed) {
+        let endpoint = Endpoint::Tcp(parsed);
+        if parsed.port() != 0
+            && listeners
+                .iter()
+                .any(|known| known.endpoints.contains(&endpoint))
+        {
             let message = format!("{parsed} is there twice");
             return Err(fault(address.span().start, message));
         }
@@ -645,10 +654,10 @@ fn listeners(value: &Spanned<DeValue<'_>>) -> Result<Vec<ListenerSettings>, Faul
                 })?)
             }
         };
-        listeners.push(ListenerSettings {
-            address: parsed,
+        listeners.push(Arc::new(ListenerSettings {
             durability,
-        });
+            ..ListenerSettings::at(endpoint)
+        }));
     }
     Ok(listeners)
 }

@@ -9,7 +9,7 @@ use super::publish::may_publish_to;
 use super::will::Will;
 use super::{LinkParameters, send_window};
 use crate::identity::ConnectionId;
-use crate::settings::Settings;
+use crate::settings::{ListenerSettings, Settings};
 
 /// A CONNECT that may be served. Whose session it gets is the shard's business.
 pub struct Admitted {
@@ -42,9 +42,11 @@ pub fn admit(
     connect: &mut Connect,
     connection: ConnectionId,
     settings: &Settings,
+    listener: &ListenerSettings,
 ) -> Result<Admitted, ReasonCode> {
     let version = connect.protocol_version;
-    if !settings.allow_anonymous {
+    let security = listener.security.as_ref().unwrap_or(&settings.security);
+    if !listener.allow_anonymous.unwrap_or(security.allow_anonymous) {
         return Err(ReasonCode::NotAuthorized);
     }
     let will = connect.will.take().map(Will::from_connect);

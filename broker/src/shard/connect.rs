@@ -207,7 +207,11 @@ impl Shard {
         assigned: bool,
     ) -> Result<(), Cause> {
         let settings = Arc::clone(&self.shared.settings);
-        let admitted = admit(&mut connect, id, &settings).map_err(Cause::Refused)?;
+        let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
+            return Ok(());
+        };
+        let listener = Arc::clone(&connection.listener);
+        let admitted = admit(&mut connect, id, &settings, &listener).map_err(Cause::Refused)?;
         let answer = admitted.connack(false, assigned.then_some(&*connect.client_id));
         if answer.encoded_length(admitted.version) > admitted.link.maximum_packet_size as usize {
             return Err(Cause::Unanswerable); // [MQTT-3.1.2-24]

@@ -41,7 +41,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use nightjar_codec::packet::Connect;
 use nightjar_codec::{Limits, ProtocolVersion, cut};
-use nightjar_storage::{Checkpoint, Journal, StoredMessage};
+use nightjar_storage::{Checkpoint, Durability, Journal, StoredMessage};
 
 use crate::clock::Now;
 use crate::exchange::Exchange;
@@ -53,7 +53,7 @@ use crate::session::output::{Counters, FrameCache, JournalSink, Outputs};
 use crate::session::queue::MemoryLimits;
 use crate::session::quota::QueueLimits;
 use crate::session::send_buffer::{BufferPool, SendBuffer};
-use crate::settings::Settings;
+use crate::settings::{ListenerSettings, Settings};
 pub use close::Cause;
 use groups::Handing;
 pub use mail::{Mail, PostOffice};
@@ -168,8 +168,9 @@ pub struct Connection {
     is_dirty: bool,
     /// CONNACK lies in `send` and waits for the journal, and so does everything behind it.
     is_corked: bool,
-    /// What it is told is true at once, see `acknowledge_from_memory`.
+    /// Its listener's durability is `memory`: what it is told does not wait for the journal, whatever is written later.
     from_memory: bool,
+    listener: Arc<ListenerSettings>,
     needs: Needs,
     /// PUBLISH packets that wait for PUBRELs (D22), in order.
     waiting_publishes: VecDeque<Box<[u8]>>,
@@ -285,10 +286,11 @@ impl Shard {
         self.panic_topic = topic;
     }
 
-    /// A connection that nothing is known of but its peer.
-    pub fn open(&mut self, now: Now, peer: &str) -> ConnectionId {
-        let deadline =
-            now.monotonic + u64::from(self.shared.settings.connect_timeout_seconds) * 1000;
+    /// A connection that nothing is known of but its peer and where it came in.
+    pub fn open(&mut self, now: Now, peer: &str, listener: &Arc<ListenerSettings>) -> ConnectionId {
+        let settings = &self.shared.settings;
+        let durability = listener.durability.unwrap_or(settings.durability);
+        let deadline = now.monotonic + u64::from(settings.connect_timeout_seconds) * 1000;
         let (slot, generation) = self.connections.insert(|slot, generation| Connection {
             id: ConnectionId { slot, generation },
             peer: peer.into(),
@@ -304,7 +306,8 @@ impl Shard {
             last_route: None,
             is_dirty: false,
             is_corked: false,
-            from_memory: false,
+            from_memory: durability == Durability::Memory,
+            listener: Arc::clone(listener),
             needs: Needs::default(),
             waiting_publishes: VecDeque::new(),
             waiting_bytes: 0,
@@ -313,14 +316,6 @@ impl Shard {
         let id = ConnectionId { slot, generation };
         self.arm_connection(id, Some(deadline));
         id
-    }
-
-    /// What this connection's client is told does not wait for the journal: acknowledgements mean memory, whatever is written
-    /// later. To be called behind `open`, before the first bytes.
-    pub fn acknowledge_from_memory(&mut self, id: ConnectionId) {
-        if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
-            connection.from_memory = true;
-        }
     }
 
     /// Bytes of a connection, cut anywhere. Where `has_unread` holds afterwards, call again after the end of the turn, be it
@@ -422,7 +417,7 @@ impl Shard {
     }
 
     /// Ends the turn: hands the batch to the journal and the mail to the other shards, and releases what has become
-    /// durable. Call until it gives false where the journal is durable at once.
+    /// durable.
     pub fn end_turn(&mut self, now: Now) {
         self.sinks.frames.turn_bytes = 0;
         self.sinks.journal.turn_bytes = 0;

@@ -29,7 +29,7 @@ pub(super) struct Appended {
 /// How the journal gets on, as this shard sees it.
 #[derive(Default)]
 pub(super) struct Progress {
-    /// It has not taken the batch, and is not asked again before `timer`.
+    /// It has not taken the batch. No turn is ended for that alone before `timer`.
     pub(super) is_stuck: bool,
     timer: Option<u64>,
     /// It had failed at the end of the last turn.

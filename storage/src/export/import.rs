@@ -198,6 +198,15 @@ impl Import {
         Ok(())
     }
 
+    /// Lines of one part come in the order of their text.
+    fn ascends(&mut self, text: &str, otherwise: &str) -> Result<(), Bad> {
+        if self.last_text.as_deref().is_some_and(|last| *last >= *text) {
+            return Err(bad(otherwise));
+        }
+        self.last_text = Some(text.into());
+        Ok(())
+    }
+
     fn header(&mut self, header: &Header) -> Result<(), Bad> {
         if header.version != VERSION {
             return Err(bad(&format!(
@@ -323,19 +332,14 @@ impl Import {
         if *client_id != line.client_id {
             return Err(bad("a subscription must come behind its session"));
         }
+        let owner = *owner;
         validate_topic_filter(&line.topic_filter)
             .and_then(|()| parse_shared(&line.topic_filter).map(drop))
             .map_err(|error| topic_error("topic_filter", &error))?;
-        if self
-            .last_text
-            .as_ref()
-            .is_some_and(|last| *last >= line.topic_filter)
-        {
-            return Err(bad(
-                "subscriptions of a session must be there once, by ascending topic_filter",
-            ));
-        }
-        self.last_text = Some(line.topic_filter.clone());
+        self.ascends(
+            &line.topic_filter,
+            "subscriptions of a session must be there once, by ascending topic_filter",
+        )?;
         let subscription = SubscriptionRecord {
             qos: line.qos.0,
             no_local: line.no_local,
@@ -349,7 +353,7 @@ impl Import {
             subscription_identifier: line.subscription_identifier,
         };
         identifiers(subscription.subscription_identifier.as_slice())?;
-        let key = record::owned_text_key(*owner, &line.topic_filter);
+        let key = record::owned_text_key(owner, &line.topic_filter);
         self.row.clear();
         record::write_subscription(&mut self.row, &key, &subscription);
         writer.put(Tag::Subscription, &key, &self.row)?;
@@ -479,16 +483,10 @@ impl Import {
 
     fn retained(&mut self, line: Retained, writer: &mut RowWriter<'_>) -> Result<(), Bad> {
         validate_topic_name(&line.topic).map_err(|error| topic_error("topic", &error))?;
-        if self
-            .last_text
-            .as_ref()
-            .is_some_and(|last| *last >= line.topic)
-        {
-            return Err(bad(
-                "retained messages must be there once, by ascending topic",
-            ));
-        }
-        self.last_text = Some(line.topic.clone());
+        self.ascends(
+            &line.topic,
+            "retained messages must be there once, by ascending topic",
+        )?;
         let message = StoredMessage {
             message_id: line.message_id,
             topic: line.topic,

@@ -98,23 +98,20 @@ fn r7_a_3_1_1_publisher_that_is_refused_is_closed_and_loses_nothing() {
     publisher.set_timeout(Duration::from_secs(8));
     publisher.expect_close();
     let mut subscriber = Client::connect(&scene.broker, &connect);
-    let mut publisher = Client::connect(&scene.broker, &publisher_connect);
-    publisher.send(&packet("3c", "s'q' m2 'second'"));
-    for payload in ["first", "second"] {
+    let take = |subscriber: &mut Client, payload: &str| {
         let delivered = subscriber.receive_packet();
-        assert!(
-            delivered.ends_with(payload.as_bytes()),
-            "{}",
-            hex(&delivered)
-        );
+        let text = hex(&delivered);
+        assert!(delivered.ends_with(payload.as_bytes()), "{text}");
         let packet_id = hex(&delivered[5..7]);
         subscriber.send(&bytes(&format!("50 02 {packet_id} 70 02 {packet_id}")));
         subscriber.expect(&format!("62 02 {packet_id}"));
-        if payload == "first" {
-            // Only now there is room for the second.
-            publisher.send(&packet("3c", "s'q' m2 'second'"));
-        }
-    }
+    };
+    take(&mut subscriber, "first");
+    // Only now there is room for the second for sure.
+    let mut publisher = Client::connect(&scene.broker, &publisher_connect);
+    publisher.send(&packet("3c", "s'q' m2 'second'"));
+    publisher.expect("50 02 m2");
+    take(&mut subscriber, "second");
     scene.finish();
 }
 

@@ -183,7 +183,7 @@ fn a_mosquitto_conf_is_recognised() {
 #[test]
 fn a_listener_ends_local_only_mode_and_anonymous_access() {
     let settings = parse("[[listeners]]\naddress = \"0.0.0.0:1884\"\n").unwrap();
-    assert!(!settings.local_only && !settings.allow_anonymous);
+    assert!(!settings.local_only && !settings.security.allow_anonymous);
     assert_eq!(settings.listeners, [listener("0.0.0.0:1884")]);
 
     let settings = parse(
@@ -191,14 +191,14 @@ fn a_listener_ends_local_only_mode_and_anonymous_access() {
          [[listeners]]\naddress = \"[::1]:0\"",
     )
     .unwrap();
-    assert!(settings.allow_anonymous);
+    assert!(settings.security.allow_anonymous);
     assert_eq!(
         settings.listeners,
         [listener("[::1]:0"), listener("[::1]:0")]
     );
 
     let settings = parse("allow_anonymous = false").unwrap();
-    assert!(settings.local_only && !settings.allow_anonymous);
+    assert!(settings.local_only && !settings.security.allow_anonymous);
 }
 
 #[test]
@@ -322,7 +322,7 @@ fn the_example_file_is_valid_and_shows_defaults() {
     assert_eq!(
         settings,
         Settings {
-            allow_anonymous: settings.allow_anonymous,
+            security: settings.security.clone(),
             ..expected
         }
     );
@@ -364,11 +364,10 @@ fn an_empty_data_directory_is_refused() {
     }
 }
 
-fn listener(address: &str) -> ListenerSettings {
-    ListenerSettings {
-        address: address.parse().unwrap(),
-        durability: None,
-    }
+fn listener(address: &str) -> Arc<ListenerSettings> {
+    Arc::new(ListenerSettings::at(Endpoint::Tcp(
+        address.parse().unwrap(),
+    )))
 }
 
 fn examples(key: &Key) -> Vec<String> {

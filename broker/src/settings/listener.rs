@@ -1,0 +1,214 @@
+//! What an operator can choose for one listener, and who may come in through it.
+//!
+//! A field that is `None` follows the broker's own setting. Both configuration readers (`config/`) fill these; a connection
+//! carries its listener's value from `accept` to the session.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use nightjar_storage::Durability;
+
+/// One door: where it is, what is spoken there, and how those are treated who come through it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ListenerSettings {
+    /// What it is called in the log and in metrics; `None` = its first endpoint.
+    pub name: Option<Box<str>>,
+    /// Where connections are accepted; never empty. Several where one host name or "every address" means several sockets.
+    pub endpoints: Vec<Endpoint>,
+    /// What is spoken.
+    pub protocol: ListenerProtocol,
+    /// The network device to bind to, by name; wins over the address. Linux, and the right to do so.
+    pub bind_interface: Option<Box<str>>,
+    /// What an acknowledgement to a client of this listener survives; `None` = as `durability` says.
+    /// The store is kept as the strictest listener asks; `memory` acknowledges without waiting.
+    pub durability: Option<Durability>,
+    /// Put before every topic of this listener's clients, and taken off what they are sent. No wildcards.
+    pub mount_point: Option<Box<str>>,
+    /// Network Connections of this listener at the same time; `None` = no bound of its own. At the limit a new one is closed
+    /// before anything is read from it.
+    pub connections_max: Option<u64>,
+    /// Highest QoS for its clients; the lower of this and the broker's holds.
+    pub maximum_qos: Option<u8>,
+    /// Topic Aliases its clients may use towards us; `None` = the broker's.
+    pub topic_alias_maximum: Option<u16>,
+    /// Topic Aliases we use towards its clients; `None` = the broker's.
+    pub topic_alias_maximum_outbound: Option<u16>,
+    /// The protocol versions it accepts; another gets 0x84, or the close.
+    pub protocol_versions: ProtocolVersions,
+    /// Whether the User Name takes the place of the Client Identifier. A CONNECT without one is refused with 0x87.
+    pub use_username_as_client_id: bool,
+    /// The PROXY header that comes before everything; a connection without it, or from outside `proxy_networks`, is closed.
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// Whether a version 2 header must say that the client used TLS.
+    pub proxy_requires_tls: bool,
+    /// Who may send a PROXY header; empty = whoever reaches the listener.
+    pub proxy_networks: Vec<IpNetwork>,
+    /// The values of Origin that a WebSocket may come from; empty = any.
+    pub websocket_origins: Vec<Box<str>>,
+    /// Directory of files that an `http_api` listener serves.
+    pub http_directory: Option<PathBuf>,
+    /// TLS on this listener; `None` = plain.
+    pub tls: Option<TlsSettings>,
+    /// Who may come in; `None` = as the broker's own `security` says.
+    pub security: Option<SecuritySettings>,
+    /// As `security.allow_anonymous`, for this listener alone.
+    pub allow_anonymous: Option<bool>,
+    /// What client ids begin with that we make up; `None` = as in `security`.
+    pub auto_id_prefix: Option<Box<str>>,
+}
+
+/// Where a listener accepts.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Endpoint {
+    /// Port 0 lets the operating system choose, and the log says which one it was.
+    Tcp(SocketAddr),
+    /// The path of a Unix socket. What lies there and is a socket that nobody listens on is replaced.
+    Unix(PathBuf),
+}
+
+/// What is spoken on a listener.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ListenerProtocol {
+    #[default]
+    Mqtt,
+    WebSocket,
+    /// Mosquitto's `http_api`: versions, listeners and `$SYS` as JSON.
+    HttpApi,
+}
+
+/// Which of 3.1, 3.1.1 and 5.0 are accepted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ProtocolVersions {
+    pub v3_1: bool,
+    pub v3_1_1: bool,
+    pub v5: bool,
+}
+
+/// The two forms of the PROXY header.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ProxyProtocol {
+    V1,
+    V2,
+}
+
+/// An address range, such as 10.0.0.0/8.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct IpNetwork {
+    pub address: IpAddr,
+    pub prefix_bits: u8,
+}
+
+/// Who may come in, and what they may do.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SecuritySettings {
+    /// Whether a CONNECT without a User Name is accepted. Refused with 0x87 (Not authorized).
+    pub allow_anonymous: bool,
+    /// `user:hash` lines in the format of mosquitto_passwd.
+    pub password_file: Option<PathBuf>,
+    /// Rules in Mosquitto's acl_file language.
+    pub acl_file: Option<PathBuf>,
+    /// What a SUBSCRIBE to something that may not be read is answered.
+    pub acl_subscribe: AclSubscribe,
+    /// Whether an empty Client Identifier is accepted, where the protocol allows one.
+    pub allow_zero_length_client_id: bool,
+    /// What client ids begin with that we make up; at most 50 bytes.
+    pub auto_id_prefix: Box<str>,
+}
+
+/// What a SUBSCRIBE to something that may not be read is answered.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum AclSubscribe {
+    /// As Mosquitto: it is granted, and what may not be read is not delivered.
+    Mosquitto,
+    /// 0x87 (3.1.1: 0x80), and a line in the log.
+    #[default]
+    Strict,
+}
+
+/// TLS as a file asks for it. Paths are as written; the files are read when the listener opens, and again at a reload.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct TlsSettings {
+    pub certificate_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
+    /// Directory of CA certificates.
+    pub ca_path: Option<PathBuf>,
+    pub crl_file: Option<PathBuf>,
+    pub require_certificate: bool,
+    pub use_identity_as_username: bool,
+    pub use_subject_as_username: bool,
+    /// As written: `tlsv1.2`, `tlsv1.3`.
+    pub version: Option<Box<str>>,
+    /// OpenSSL's names, as written.
+    pub ciphers: Option<Box<str>>,
+    pub ciphers_tls_1_3: Option<Box<str>>,
+    pub disable_client_certificate_date_checks: bool,
+}
+
+impl ListenerSettings {
+    /// A listener at one endpoint with nothing else chosen.
+    pub fn at(endpoint: Endpoint) -> Self {
+        Self {
+            name: None,
+            endpoints: vec![endpoint],
+            protocol: ListenerProtocol::Mqtt,
+            bind_interface: None,
+            durability: None,
+            mount_point: None,
+            connections_max: None,
+            maximum_qos: None,
+            topic_alias_maximum: None,
+            topic_alias_maximum_outbound: None,
+            protocol_versions: ProtocolVersions::ALL,
+            use_username_as_client_id: false,
+            proxy_protocol: None,
+            proxy_requires_tls: false,
+            proxy_networks: Vec::new(),
+            websocket_origins: Vec::new(),
+            http_directory: None,
+            tls: None,
+            security: None,
+            allow_anonymous: None,
+            auto_id_prefix: None,
+        }
+    }
+}
+
+impl Default for ListenerSettings {
+    /// This machine only, at a port of the system's choice.
+    fn default() -> Self {
+        let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+        Self::at(Endpoint::Tcp(address))
+    }
+}
+
+impl ProtocolVersions {
+    pub const ALL: Self = Self {
+        v3_1: true,
+        v3_1_1: true,
+        v5: true,
+    };
+}
+
+impl Default for SecuritySettings {
+    fn default() -> Self {
+        Self {
+            allow_anonymous: true,
+            password_file: None,
+            acl_file: None,
+            acl_subscribe: AclSubscribe::Strict,
+            allow_zero_length_client_id: true,
+            auto_id_prefix: "auto-".into(),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
