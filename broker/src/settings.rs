@@ -9,6 +9,7 @@
 //! the nearest thing its protocol has, which is the close of its Network Connection.
 
 mod listener;
+mod process;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ pub use listener::{
     AclSubscribe, Endpoint, IpNetwork, ListenerProtocol, ListenerSettings, ProtocolVersions,
     ProxyProtocol, SecuritySettings, TlsSettings,
 };
+pub use process::{LogDestination, LogFormat, LogSettings, LogTypes, ProcessSettings, RunAs};
 
 use nightjar_storage::Durability;
 
@@ -58,6 +60,9 @@ pub struct Settings {
     /// Bytes of the largest Control Packet read from a client, header included; announced as
     /// Maximum Packet Size. A larger one: DISCONNECT 0x95 and close, before its body is read.
     pub max_packet_size: u32,
+    /// Bytes of the largest payload that is passed on; 0 = what fits in `max_packet_size`. A larger one is acknowledged to a 3.x
+    /// client, or refused with 0x83 to a 5.0 client, counted, and goes to nobody.
+    pub payload_bytes_max: u32,
     /// Bytes of the largest packet read before CONNECT was accepted, and of what is kept unread
     /// while an authentication is pending. A larger one: close, before its body is read.
     pub pre_auth_packet_size_max: u32,
@@ -187,9 +192,15 @@ pub struct Settings {
     /// 0x97 (CONNACK 0x88 where it has had none), and repeats what it asked for when it comes back. At least 1.
     pub journal_wait_seconds: u32,
 
-    // Log.
-    /// Which lines reach standard error.
+    // The process, its log, and what it publishes of itself.
+    /// Who the process is. Not a key of the file: its fields are.
+    pub process: ProcessSettings,
+    /// Which lines are written, where `log.types` does not say so kind by kind.
     pub log_level: LogLevel,
+    /// Where log lines go and how they look. Not a key of the file: its fields are, with `log_` before them.
+    pub log: LogSettings,
+    /// Seconds between two publications of `$SYS`; 0 = none.
+    pub sys_interval_seconds: u32,
 }
 
 /// What a full queue does with one more message (D1).
@@ -249,6 +260,7 @@ impl Default for Settings {
             shutdown_timeout_seconds: 5,
             shards: None,
             max_packet_size: 2_000_000,
+            payload_bytes_max: 0,
             pre_auth_packet_size_max: 65_536,
             topic_levels_max: 200,
             user_properties_max: 1_000,
@@ -292,7 +304,10 @@ impl Default for Settings {
             disk_free_min: 5,
             journal_pending_bytes_max: 64 * MIB,
             journal_wait_seconds: 10,
+            process: ProcessSettings::default(),
             log_level: LogLevel::Information,
+            log: LogSettings::default(),
+            sys_interval_seconds: 10,
         }
     }
 }

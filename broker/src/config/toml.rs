@@ -6,11 +6,14 @@
 //! seconds or text such as "10 s". A key that is not in the list is refused, so a misspelt bound
 //! is never silently absent.
 
+mod keys;
+
+use keys::{BYTES_MAX, DURABILITIES, KEYS, U32, durability};
+
 use super::Fault;
-use crate::settings::{DEFAULT_PORT, Endpoint, ListenerSettings, LogLevel, QueuePolicy, Settings};
+use crate::settings::{DEFAULT_PORT, Endpoint, ListenerSettings, Settings};
 use ::toml::Spanned;
 use ::toml::de::{DeTable, DeValue};
-use nightjar_storage::Durability;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -77,6 +80,16 @@ enum Kind {
         set: fn(&mut Settings, &str) -> bool,
     },
     Path(fn(&mut Settings, PathBuf)),
+    Text {
+        expected: &'static str,
+        /// False if the text is not what is expected.
+        set: fn(&mut Settings, &str) -> bool,
+    },
+    List {
+        expected: &'static str,
+        /// False if a word is not what is expected.
+        set: fn(&mut Settings, &[&str]) -> bool,
+    },
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -87,377 +100,6 @@ enum Unit {
     /// Seconds, or "never" for `u32::MAX`.
     Expiry,
 }
-
-macro_rules! switch {
-    ($field:ident) => {
-        Key {
-            name: stringify!($field),
-            kind: Kind::Switch(|settings, on| settings.$field = on),
-        }
-    };
-}
-
-macro_rules! number {
-    ($field:ident, $unit:ident, $minimum:expr, $maximum:expr, $advice:expr) => {
-        Key {
-            name: stringify!($field),
-            kind: Kind::Number {
-                unit: Unit::$unit,
-                minimum: $minimum,
-                maximum: $maximum,
-                advice: $advice,
-                set: |settings, number| match number.try_into() {
-                    Ok(number) => {
-                        settings.$field = number;
-                        true
-                    }
-                    Err(_) => false,
-                },
-            },
-        }
-    };
-}
-
-const KEYS: &[Key] = &[
-    Key {
-        name: "allow_anonymous",
-        kind: Kind::Switch(|settings, on| settings.security.allow_anonymous = on),
-    },
-    number!(
-        connections_max,
-        Count,
-        0,
-        COUNT_MAX,
-        "0 means as many as file descriptors allow"
-    ),
-    number!(
-        connect_timeout_seconds,
-        Seconds,
-        1,
-        HOUR,
-        "without a limit, silent connections would fill the broker"
-    ),
-    number!(
-        keep_alive_max,
-        Seconds,
-        0,
-        U16,
-        "0 leaves the choice to the client"
-    ),
-    number!(
-        shutdown_timeout_seconds,
-        Seconds,
-        0,
-        HOUR,
-        "0 stops at once"
-    ),
-    Key {
-        name: "shards",
-        kind: Kind::Number {
-            unit: Unit::Count,
-            minimum: 1,
-            maximum: 256,
-            advice: "leave the key out to use every CPU",
-            set: |settings, number| {
-                settings.shards = usize::try_from(number).ok();
-                settings.shards.is_some()
-            },
-        },
-    },
-    number!(
-        max_packet_size,
-        Bytes,
-        PACKET_MIN,
-        PACKET_MAX,
-        "MQTT has no larger packets, and with a smaller limit clients could not connect"
-    ),
-    number!(
-        pre_auth_packet_size_max,
-        Bytes,
-        PACKET_MIN,
-        PACKET_MAX,
-        "a CONNECT with its Will must fit"
-    ),
-    number!(
-        topic_levels_max,
-        Count,
-        1,
-        U16,
-        "a topic of 65,535 bytes has no more levels"
-    ),
-    number!(
-        user_properties_max,
-        Count,
-        0,
-        U16,
-        "0 refuses every packet with a User Property"
-    ),
-    number!(
-        topic_filters_max,
-        Count,
-        1,
-        U16,
-        "one SUBSCRIBE holds at least one"
-    ),
-    number!(receive_maximum, Count, 1, U16, "MQTT does not allow 0"),
-    number!(topic_alias_maximum, Count, 0, U16, "0 means none"),
-    number!(topic_alias_maximum_outbound, Count, 0, U16, "0 means none"),
-    number!(maximum_qos, Count, 0, 2, "MQTT has QoS 0, 1 and 2"),
-    switch!(retain_available),
-    switch!(wildcard_subscription_available),
-    switch!(shared_subscription_available),
-    switch!(subscription_identifier_available),
-    switch!(reason_strings),
-    number!(
-        session_expiry_interval_max,
-        Expiry,
-        0,
-        U32,
-        "0 ends every session with its connection, \"never\" lets a client keep it for ever"
-    ),
-    number!(
-        v3_session_expiry_interval,
-        Expiry,
-        0,
-        U32,
-        "0 ends every session with its connection, \"never\" keeps it for ever"
-    ),
-    number!(
-        sessions_max,
-        Count,
-        1,
-        COUNT_MAX,
-        "with 0 no client could connect"
-    ),
-    number!(
-        subscriptions_per_session_max,
-        Count,
-        1,
-        COUNT_MAX,
-        "with 0 no client could subscribe"
-    ),
-    number!(
-        subscriptions_max,
-        Count,
-        1,
-        TOTAL_COUNT_MAX,
-        "with 0 no client could subscribe"
-    ),
-    number!(
-        will_bytes_max,
-        Bytes,
-        1,
-        BYTES_MAX,
-        "with 0 no client could connect with a Will"
-    ),
-    number!(
-        will_restart_grace_seconds,
-        Seconds,
-        0,
-        HOUR,
-        "0 publishes them at once, unless they ask for a delay"
-    ),
-    number!(
-        inflight_messages_max,
-        Count,
-        1,
-        U16,
-        "0 would deliver nothing, and MQTT has 65,535 packet identifiers"
-    ),
-    number!(
-        queue_messages_max,
-        Count,
-        0,
-        TOTAL_COUNT_MAX,
-        "0 means bound by queue_bytes_max only"
-    ),
-    number!(
-        queue_bytes_max,
-        Bytes,
-        1,
-        BYTES_MAX,
-        "a queue without a bound would end in a broker without memory"
-    ),
-    number!(
-        queue_total_bytes_max,
-        Bytes,
-        1,
-        BYTES_MAX,
-        "a queue without a bound would end in a broker without memory"
-    ),
-    number!(
-        queue_memory_bytes_max,
-        Bytes,
-        0,
-        BYTES_MAX,
-        "0 reads everything that waits from the store"
-    ),
-    number!(
-        queue_memory_total_bytes_max,
-        Bytes,
-        0,
-        BYTES_MAX,
-        "0 reads everything that waits from the store"
-    ),
-    Key {
-        name: "queue_policy",
-        kind: Kind::Choice {
-            words: &["refuse", "drop_newest", "drop_oldest"],
-            set: |settings, word| {
-                settings.queue_policy = match word {
-                    "refuse" => QueuePolicy::Refuse,
-                    "drop_newest" => QueuePolicy::DropNewest,
-                    "drop_oldest" => QueuePolicy::DropOldest,
-                    _ => return false,
-                };
-                true
-            },
-        },
-    },
-    switch!(queue_qos0),
-    number!(
-        send_buffer_bytes_max,
-        Bytes,
-        BUFFER_MIN,
-        GIB,
-        "a connection needs room for what is being written"
-    ),
-    number!(
-        send_bytes_max,
-        Bytes,
-        TOTAL_BUFFER_MIN,
-        BYTES_MAX,
-        "all connections share this room"
-    ),
-    number!(
-        mail_bytes_max,
-        Bytes,
-        TOTAL_BUFFER_MIN,
-        BYTES_MAX,
-        "shards hand each other whole batches"
-    ),
-    number!(
-        receive_bytes_max,
-        Bytes,
-        TOTAL_BUFFER_MIN,
-        BYTES_MAX,
-        "all connections share this room"
-    ),
-    number!(
-        qos2_unreleased_max,
-        Count,
-        1,
-        U16,
-        "with 0 no 3.x client could publish with QoS 2"
-    ),
-    number!(
-        qos2_unreleased_bytes_max,
-        Bytes,
-        TOTAL_BUFFER_MIN,
-        BYTES_MAX,
-        "one message must fit"
-    ),
-    number!(qos2_wait_seconds, Seconds, 0, HOUR, "0 closes at once"),
-    number!(
-        disk_free_min,
-        Count,
-        0,
-        50,
-        "percent of the file system; 0 fills it to the last byte"
-    ),
-    number!(
-        journal_pending_bytes_max,
-        Bytes,
-        TOTAL_BUFFER_MIN,
-        BYTES_MAX,
-        "one message must fit"
-    ),
-    number!(
-        journal_wait_seconds,
-        Seconds,
-        1,
-        HOUR,
-        "a disk may take its time"
-    ),
-    number!(
-        retained_count_max,
-        Count,
-        1,
-        TOTAL_COUNT_MAX,
-        "retain_available = false turns retained messages off"
-    ),
-    number!(
-        retained_bytes_max,
-        Bytes,
-        1,
-        BYTES_MAX,
-        "retain_available = false turns retained messages off"
-    ),
-    switch!(persistence),
-    Key {
-        name: "data_directory",
-        kind: Kind::Path(|settings, path| settings.data_directory = Some(path)),
-    },
-    Key {
-        name: "durability",
-        kind: Kind::Choice {
-            words: DURABILITIES,
-            set: |settings, word| match durability(word) {
-                Some(durability) => {
-                    settings.durability = durability;
-                    true
-                }
-                None => false,
-            },
-        },
-    },
-    Key {
-        name: "log_level",
-        kind: Kind::Choice {
-            words: &["none", "error", "warning", "information", "debug", "all"],
-            set: |settings, word| {
-                settings.log_level = match word {
-                    "none" => LogLevel::None,
-                    "error" => LogLevel::Error,
-                    "warning" => LogLevel::Warning,
-                    "information" => LogLevel::Information,
-                    "debug" => LogLevel::Debug,
-                    "all" => LogLevel::All,
-                    _ => return false,
-                };
-                true
-            },
-        },
-    },
-];
-
-const DURABILITIES: &[&str] = &["synced", "written", "memory"];
-
-fn durability(word: &str) -> Option<Durability> {
-    match word {
-        "synced" => Some(Durability::Synced),
-        "written" => Some(Durability::Written),
-        "memory" => Some(Durability::Memory),
-        _ => None,
-    }
-}
-
-const U16: u64 = 65_535;
-const U32: u64 = 4_294_967_295;
-const HOUR: u64 = 3_600;
-/// Things that are counted in 32 bits.
-const COUNT_MAX: u64 = U32;
-/// Sums of such things. Far from overflow when two are added.
-const TOTAL_COUNT_MAX: u64 = 1 << 40;
-const GIB: u64 = 1 << 30;
-/// 1 PiB: more than any machine has, and far from overflow when two are added.
-const BYTES_MAX: u64 = 1 << 50;
-/// The shortest CONNECT of a 5.0 client fits, and Mosquitto has the same limit.
-const PACKET_MIN: u64 = 20;
-/// A fixed header of 5 bytes and the largest Remaining Length.
-const PACKET_MAX: u64 = 268_435_460;
-const BUFFER_MIN: u64 = 4_096;
-const TOTAL_BUFFER_MIN: u64 = 65_536;
 
 impl Key {
     fn set(&self, settings: &mut Settings, value: &DeValue<'_>) -> Result<(), String> {
@@ -471,9 +113,8 @@ impl Key {
             }
             Kind::Path(set) => {
                 let path = value.as_str().filter(|text| !text.is_empty());
-                let path = path.ok_or_else(|| {
-                    format!("expected the path of a directory, found {}", found(value))
-                })?;
+                let path =
+                    path.ok_or_else(|| format!("expected a path, found {}", found(value)))?;
                 set(settings, path.into());
                 Ok(())
             }
@@ -483,6 +124,20 @@ impl Key {
                     let words = words.join("\", \"");
                     format!("expected one of \"{words}\", found {}", found(value))
                 })
+            }
+            Kind::Text { expected, set } => {
+                let taken = value.as_str().is_some_and(|text| set(settings, text));
+                taken
+                    .then_some(())
+                    .ok_or_else(|| format!("expected {expected}, found {}", found(value)))
+            }
+            Kind::List { expected, set } => {
+                let refused = || format!("expected {expected}, found {}", found(value));
+                let list = value.as_array().ok_or_else(refused)?;
+                let words: Option<Vec<&str>> =
+                    list.iter().map(|word| word.get_ref().as_str()).collect();
+                let words = words.ok_or_else(refused)?;
+                set(settings, &words).then_some(()).ok_or_else(refused)
             }
             Kind::Number {
                 unit,
@@ -735,7 +390,9 @@ const MOSQUITTO_NAMES: &[(&str, &str)] = &[
     ("listener", "[[listeners]] with address = \"IP:PORT\""),
     ("port", "[[listeners]] with address = \"IP:PORT\""),
     ("bind_address", "[[listeners]] with address = \"IP:PORT\""),
-    ("log_type", "log_level"),
+    ("connection_messages", "log_connection_messages"),
+    ("log_dest", "log_destinations"),
+    ("log_type", "log_types or log_level"),
     ("max_connections", "connections_max"),
     ("global_max_connections", "connections_max"),
     ("global_max_clients", "sessions_max"),
@@ -746,33 +403,28 @@ const MOSQUITTO_NAMES: &[(&str, &str)] = &[
     ("max_queued_messages", "queue_messages_max"),
     ("max_topic_alias", "topic_alias_maximum"),
     ("max_topic_alias_broker", "topic_alias_maximum_outbound"),
-    ("message_size_limit", "max_packet_size"),
+    ("message_size_limit", "payload_bytes_max"),
     (
         "persistent_client_expiration",
         "session_expiry_interval_max and v3_session_expiry_interval",
     ),
     ("persistence_location", "data_directory"),
     ("queue_qos0_messages", "queue_qos0"),
+    ("sys_interval", "sys_interval_seconds"),
 ];
 
 /// Options of mosquitto.conf that people will look for first.
 const NOT_YET: &[&str] = &[
-    "acl_file",
     "bridge",
     "cafile",
     "certfile",
     "connection",
     "include_dir",
     "keyfile",
-    "log_dest",
-    "password_file",
     "per_listener_settings",
-    "pid_file",
     "plugin",
     "protocol",
     "require_certificate",
-    "sys_interval",
-    "user",
 ];
 
 /// How many letters must be added, removed or replaced to make `left` of `right`.
