@@ -111,6 +111,10 @@ fn the_left_hand_crates_do_not_know_the_right_hand_ones() {
                 "nightjar.workspace",
             ][..],
         ),
+        (
+            "acl",
+            &["nightjar ", "nightjar.workspace", "nightjar-storage"][..],
+        ),
         ("storage", &["nightjar ", "nightjar.workspace"][..]),
         (
             "loadtest",
