@@ -90,6 +90,11 @@ impl<'a> MessageRef<'a> {
         })
     }
 
+    /// Whether there is a copy that is kept.
+    pub fn is_stored(&self) -> bool {
+        self.stored.get().is_some()
+    }
+
     /// The payload as bytes that several receivers can share; copied at most once.
     pub fn shared_payload(&self) -> Bytes {
         self.stored.get().map_or_else(

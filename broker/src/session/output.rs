@@ -10,7 +10,7 @@ use nightjar_storage::{Batch, Operation, StoredMessage};
 
 use super::queue::MemoryLimits;
 use super::quota::{QueueLimits, QueueTotals};
-use super::send_buffer::{SHARE_FROM, SendBuffer};
+use super::send_buffer::{SHARE_FROM, SHARE_WITH_NOBODY_FROM, SendBuffer};
 use crate::identity::{GroupId, SessionId, Ticket};
 use crate::message::{MessageRef, remaining_expiry_seconds};
 use crate::settings::Settings;
@@ -216,9 +216,15 @@ impl FrameCache {
         self.append_payload(message, send);
     }
 
-    /// The payload behind a head: copied where it is small, shared where it is not.
+    /// The payload behind a head: copied where it is small, shared where it is not. To be shared it needs bytes of its own,
+    /// so a single receiver of a message that nobody keeps gets the one copy straight into its buffer.
     pub fn append_payload(&mut self, message: &MessageRef<'_>, send: &mut SendBuffer) {
-        if message.payload.len() < SHARE_FROM {
+        let share_from = if self.worthwhile || message.is_stored() {
+            SHARE_FROM
+        } else {
+            SHARE_WITH_NOBODY_FROM
+        };
+        if message.payload.len() < share_from {
             send.extend(message.payload);
         } else {
             send.share(self.shared_payload(message));

@@ -12,6 +12,9 @@ use bytes::Bytes;
 /// Payloads of at least this many bytes are shared, smaller ones copied.
 pub const SHARE_FROM: usize = 1024;
 
+/// The same where there is one receiver, and nobody else has a copy: only what would make the buffer grow again and again.
+pub const SHARE_WITH_NOBODY_FROM: usize = 32_768;
+
 /// A queue of bytes with cheap appends and vectored writes.
 #[derive(Debug, Default)]
 pub struct SendBuffer {
@@ -165,25 +168,33 @@ impl Chunk {
 #[derive(Debug, Default)]
 pub struct BufferPool {
     buffers: Vec<Vec<u8>>,
+    /// Their capacity together.
+    bytes: usize,
 }
 
 impl BufferPool {
     pub fn take(&mut self) -> Vec<u8> {
-        self.buffers.pop().unwrap_or_default()
+        let buffer = self.buffers.pop().unwrap_or_default();
+        self.bytes -= buffer.capacity();
+        buffer
     }
 
     pub fn give(&mut self, mut buffer: Vec<u8>) {
-        if self.buffers.len() < POOLED_MAX && (1..=POOLED_CAPACITY_MAX).contains(&buffer.capacity())
+        let capacity = buffer.capacity();
+        if (1..=POOLED_CAPACITY_MAX).contains(&capacity)
+            && self.bytes + capacity <= POOLED_BYTES_MAX
         {
             buffer.clear();
+            self.bytes += capacity;
             self.buffers.push(buffer);
         }
     }
 }
 
 const COMPACT_FROM: usize = 64 * 1024;
-const POOLED_MAX: usize = 256;
-const POOLED_CAPACITY_MAX: usize = 64 * 1024;
+/// Twice what one read brings, and then some: larger ones would come from the system and go back to it each time.
+const POOLED_CAPACITY_MAX: usize = 256 * 1024;
+const POOLED_BYTES_MAX: usize = 4 << 20;
 
 #[cfg(test)]
 mod tests {
