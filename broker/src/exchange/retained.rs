@@ -13,19 +13,23 @@
 //! with a greater sequence was not. The order of calls that makes a SUBSCRIBE see each state exactly once:
 //!
 //! - publisher: [`RetainedStore::store`], then find the subscriptions (a cached route is checked after `store`), then deliver;
-//! - subscriber: insert the subscription, then [`RetainedStore::matching`], then give it live messages, but skip each whose sequence
-//!   the [`Snapshot`] covers.
+//! - subscriber: insert the subscription, then [`RetainedStore::begin_reading`], then give it live messages, but skip each whose
+//!   sequence the [`Snapshot`] covers, and meanwhile go on reading.
 //!
 //! **Bounds.** Count and bytes are reserved before anything is stored and are never above their bounds, whoever stores at the same
 //! time. A message that has expired but was not swept yet still counts.
 
+mod reading;
+
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, TryLockError};
 
 use smallvec::SmallVec;
+
+pub use reading::Reading;
 
 use super::buckets::{BucketChoice, begins_with_wildcard, read, stop, write};
 
@@ -121,15 +125,19 @@ impl<M> RetainedStore<M> {
         expires_at: Option<u64>,
     ) -> Result<Sequence, RetainedFull> {
         let key = Key::of(topic);
-        let entry = Entry {
+        let mut entry = Entry {
             message,
             bytes,
             expires_at: expires_at.unwrap_or(NEVER),
+            sequence: 0,
         };
         let mut bucket = write(&self.buckets[self.choice.of(topic)]);
+        let sequence;
         let previous = match bucket.entries.get_mut(key.as_bytes()) {
             Some(existing) => {
                 self.totals.replace(existing.bytes, bytes)?;
+                sequence = self.next_sequence();
+                entry.sequence = sequence;
                 let expiring_before = u64::from(existing.expires());
                 let expiring = u64::from(entry.expires());
                 let previous = std::mem::replace(existing, entry);
@@ -138,11 +146,12 @@ impl<M> RetainedStore<M> {
             }
             None => {
                 self.totals.add(bytes)?;
+                sequence = self.next_sequence();
+                entry.sequence = sequence;
                 bucket.expiring += u64::from(entry.expires());
                 bucket.entries.insert(key.as_bytes().into(), entry)
             }
         };
-        let sequence = self.next_sequence();
         drop(bucket);
         // Freeing a large message is not the business of those who wait for the lock.
         drop(previous);
@@ -177,34 +186,6 @@ impl<M> RetainedStore<M> {
         let existing = bucket.entries.get(key.as_bytes()).map(|entry| entry.bytes);
         drop(bucket);
         self.totals.would_fit(existing, bytes)
-    }
-
-    /// Visits every message that matches and has not expired at `now`, ordered level by level of the topic.
-    ///
-    /// The matches are taken together first (24 bytes and the topic for each) and visited after the last lock is released, so a slow
-    /// visitor delays no publisher and may use the store itself.
-    pub fn matching(
-        &self,
-        topic_filter: &str,
-        now: u64,
-        visit: &mut dyn FnMut(&str, &Arc<M>),
-    ) -> Snapshot {
-        if begins_with_wildcard(topic_filter) {
-            self.matching_in_all_buckets(topic_filter, now, visit)
-        } else if topic_filter
-            .split('/')
-            .any(|level| matches!(level, "+" | "#"))
-        {
-            let lock = &self.buckets[self.choice.of(topic_filter)];
-            let mut found = Found::new();
-            let sequence = self.collect(lock, &Filter::new(topic_filter), now, &mut found);
-            found.visit(visit);
-            Snapshot {
-                seen: Seen::OneBucket(sequence),
-            }
-        } else {
-            self.matching_one_topic(topic_filter, now, visit)
-        }
     }
 
     /// Removes messages that have expired at `now` and names their topics, under no lock of a bucket.
@@ -258,69 +239,6 @@ impl<M> RetainedStore<M> {
         self.sequence.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    fn matching_one_topic(
-        &self,
-        topic: &str,
-        now: u64,
-        visit: &mut dyn FnMut(&str, &Arc<M>),
-    ) -> Snapshot {
-        let key = Key::of(topic);
-        let bucket = read(&self.buckets[self.choice.of(topic)]);
-        let sequence = self.sequence.load(Ordering::Relaxed);
-        let entry = bucket
-            .entries
-            .get(key.as_bytes())
-            .filter(|entry| !entry.has_expired(now));
-        let message = entry.map(|entry| Arc::clone(&entry.message));
-        drop(bucket);
-        if let Some(message) = message {
-            visit(topic, &message);
-        }
-        Snapshot {
-            seen: Seen::OneBucket(sequence),
-        }
-    }
-
-    fn matching_in_all_buckets(
-        &self,
-        topic_filter: &str,
-        now: u64,
-        visit: &mut dyn FnMut(&str, &Arc<M>),
-    ) -> Snapshot {
-        let filter = Filter::new(topic_filter);
-        let mut found = Found::new();
-        let sequences = self
-            .buckets
-            .iter()
-            .map(|lock| self.collect(lock, &filter, now, &mut found))
-            .collect();
-        found.sort();
-        found.visit(visit);
-        Snapshot {
-            seen: Seen::EachBucket {
-                choice: Arc::clone(&self.choice),
-                sequences,
-            },
-        }
-    }
-
-    fn collect(
-        &self,
-        lock: &RwLock<Bucket<M>>,
-        filter: &Filter<'_>,
-        now: u64,
-        found: &mut Found<M>,
-    ) -> Sequence {
-        let bucket = read(lock);
-        bucket.matching(filter, &mut |key, entry| {
-            if !entry.has_expired(now) {
-                found.push(key, &entry.message);
-            }
-        });
-        // Any change of this bucket has waited, so it will have a greater sequence, and any that has a smaller one was seen.
-        self.sequence.load(Ordering::Relaxed)
-    }
-
     fn remove_if_expired(&self, lock: &RwLock<Bucket<M>>, key: &[u8], now: u64) -> bool {
         let mut bucket = write(lock);
         // It may have been replaced since it was found.
@@ -340,6 +258,9 @@ impl<M> RetainedStore<M> {
     }
 }
 
+/// Takes an entry and its key; may break off.
+type Visit<'a, M> = &'a mut dyn FnMut(&[u8], &Entry<M>) -> ControlFlow<()>;
+
 #[derive(Debug)]
 struct Bucket<M> {
     entries: BTreeMap<Box<[u8]>, Entry<M>>,
@@ -352,6 +273,8 @@ struct Entry<M> {
     message: Arc<M>,
     bytes: u64,
     expires_at: u64,
+    /// Of the change that brought it.
+    sequence: Sequence,
 }
 
 impl<M> Entry<M> {
@@ -380,8 +303,13 @@ impl<M> Bucket<M> {
         removed
     }
 
-    fn matching(&self, filter: &Filter<'_>, visit: &mut dyn FnMut(&[u8], &Entry<M>)) {
-        let mut bound: Vec<u8> = filter.literal_prefix();
+    /// Visits what matches behind the key `after`, in order, until the visitor breaks off.
+    fn matching(&self, filter: &Filter<'_>, after: Option<&[u8]>, visit: Visit<'_, M>) {
+        let mut bound: Vec<u8> = match after {
+            // The very next key there can be.
+            Some(after) => [after, &[SEPARATOR]].concat(),
+            None => filter.literal_prefix(),
+        };
         'leap: loop {
             let mut entries = self
                 .entries
@@ -402,7 +330,11 @@ impl<M> Bucket<M> {
                 }
                 short_of_bound = 0;
                 match filter.check(key, &mut bound) {
-                    Check::Match => visit(key, entry),
+                    Check::Match => {
+                        if visit(key, entry).is_break() {
+                            return;
+                        }
+                    }
                     Check::Next => {}
                     Check::LeapToBound => short_of_bound = 1,
                     Check::Done => return,
@@ -577,48 +509,6 @@ fn leap_behind(begin: &[u8], bound: &mut Vec<u8>) -> Check {
     bound.extend_from_slice(level);
     bound.push(SEPARATOR + 1);
     Check::LeapToBound
-}
-
-/// Matches taken out of their buckets: their keys one after the other in one buffer, and where each begins and ends.
-struct Found<M> {
-    keys: Vec<u8>,
-    messages: Vec<(usize, u32, Arc<M>)>,
-}
-
-impl<M> Found<M> {
-    fn new() -> Self {
-        Self {
-            keys: Vec::new(),
-            messages: Vec::new(),
-        }
-    }
-
-    fn push(&mut self, key: &[u8], message: &Arc<M>) {
-        let length = u32::try_from(key.len()).expect("a topic has at most 65,535 bytes");
-        self.messages
-            .push((self.keys.len(), length, Arc::clone(message)));
-        self.keys.extend_from_slice(key);
-    }
-
-    /// Each bucket's matches are in order already; a stable sort finds those runs and merges them.
-    fn sort(&mut self) {
-        let keys = &self.keys;
-        self.messages.sort_by(|(a, a_length, _), (b, b_length, _)| {
-            keys[*a..*a + *a_length as usize].cmp(&keys[*b..*b + *b_length as usize])
-        });
-    }
-
-    fn visit(mut self, visit: &mut dyn FnMut(&str, &Arc<M>)) {
-        for byte in &mut self.keys {
-            if *byte == SEPARATOR {
-                *byte = b'/';
-            }
-        }
-        let topics = text(self.keys);
-        for (begin, length, message) in &self.messages {
-            visit(&topics[*begin..*begin + *length as usize], message);
-        }
-    }
 }
 
 /// What is held, counted before it is.

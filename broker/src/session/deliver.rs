@@ -131,7 +131,8 @@ impl Session {
 
     /// What waits is in the store only: the shard reads the next of it, and pumps again.
     fn ask_for_page(&mut self, out: &mut Outputs<'_>) {
-        if self.queue.needs_page() && !self.queue.is_loading && self.window_is_open() {
+        let wants_page = self.queue.needs_page() || self.reads_retained;
+        if wants_page && !self.queue.is_loading && self.window_is_open() {
             self.queue.is_loading = true;
             out.page_wanted.push(self.id);
         }

@@ -72,6 +72,8 @@ pub struct Session {
     pub(crate) unreleased: UnreleasedQos2,
     /// SUBSCRIBEs that wait for the journal; an UNSUBSCRIBE waits behind them.
     pub(crate) subscribes_waiting: u32,
+    /// New subscriptions have still to be shown what is retained: the shard reads it, piece by piece.
+    pub(crate) reads_retained: bool,
 }
 
 /// What holds only as long as the Network Connection.
@@ -160,6 +162,7 @@ impl Session {
             declined: Vec::new(),
             unreleased: UnreleasedQos2::default(),
             subscribes_waiting: 0,
+            reads_retained: false,
         }
     }
 
@@ -195,7 +198,10 @@ impl Session {
 
     /// Something waits for room to be sent: here, or in a share group.
     pub(crate) fn has_waiting(&self) -> bool {
-        !self.queue.is_empty() || !self.inflight.is_empty() || !self.declined.is_empty()
+        !self.queue.is_empty()
+            || !self.inflight.is_empty()
+            || !self.declined.is_empty()
+            || self.reads_retained
     }
 
     /// Takes a Network Connection; what was in flight will be sent again by the next `pump`.

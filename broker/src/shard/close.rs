@@ -133,6 +133,10 @@ impl Shard {
             return;
         };
         session.link = None;
+        self.keep_or_forget_retained(now, id);
+        let Some(session) = self.sessions.get_mut(id.slot, id.generation) else {
+            return;
+        };
         if self.checkpoint.is_some() && session.is_resumable() {
             session.queue.leave_to_store(&self.shared.exchange.totals);
         }
@@ -208,6 +212,7 @@ impl Shard {
                     .insert(std::sync::Arc::clone(&client_id), ticket);
             }
         }
+        self.retained_readings.remove(&id);
         self.sessions.remove(id.slot, id.generation);
         self.by_client_id.remove(&*client_id);
         self.shared.exchange.sessions.give_back(1);

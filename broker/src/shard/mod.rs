@@ -24,6 +24,7 @@ mod partial;
 mod pressure;
 mod publish;
 mod recovery;
+mod retained;
 mod slots;
 mod subscribe;
 mod timers;
@@ -61,6 +62,7 @@ use ownership::{Appended, Progress, Waits};
 use pressure::{Needs, Pressure};
 use publish::RouteCache;
 pub use recovery::restore_groups_and_retained;
+use retained::Readings;
 use slots::Slots;
 use timers::{Timer, Timers};
 use unwritten::Unwritten;
@@ -108,6 +110,8 @@ pub struct Shard {
     tickets: VecDeque<Appended>,
     pressure: Pressure,
     progress: Progress,
+    /// What new subscriptions have still to be shown.
+    retained_readings: HashMap<SessionId, Readings, FixedState>,
     /// Sessions whose end is on its way to the journal.
     deletions: HashMap<Arc<str>, Ticket, FixedState>,
     outgoing: Vec<Mail>,
@@ -267,6 +271,7 @@ impl Shard {
             tickets: VecDeque::new(),
             pressure: Pressure::default(),
             progress: Progress::default(),
+            retained_readings: HashMap::with_hasher(hasher.clone()),
             deletions: HashMap::with_hasher(hasher),
             outgoing: (0..shared.post.shards()).map(|_| Mail::default()).collect(),
             held_mail: (0..shared.post.shards()).map(|_| Mail::default()).collect(),

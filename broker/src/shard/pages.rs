@@ -27,16 +27,18 @@ impl Shard {
         self.sinks.page_wanted.extend(again);
     }
 
-    /// Reads the next messages of one session and sends what its window takes.
+    /// Reads the next messages of one session, of its queue or of what is retained for it, and sends what its window takes.
     pub(super) fn read_page(&mut self, now: Now, id: SessionId) {
-        let (Some(checkpoint), Some(session)) = (
-            &self.checkpoint,
-            self.sessions.get_mut(id.slot, id.generation),
-        ) else {
+        let Some(session) = self.sessions.get_mut(id.slot, id.generation) else {
             return;
         };
         session.queue.is_loading = false;
         if !session.is_online() {
+            return;
+        }
+        if session.reads_retained && !session.queue.needs_page() {
+            self.read_retained(now, id);
+            self.pump(now, id);
             return;
         }
         if !session.queue.needs_page() {
@@ -44,6 +46,9 @@ impl Shard {
             self.pump(now, id);
             return;
         }
+        let Some(checkpoint) = &self.checkpoint else {
+            return;
+        };
         let owner = Owner::Session(session.client_id.clone());
         let page = checkpoint.queued(&owner, &session.queue.next_page(), PAGE_BYTES_MAX);
         match page {

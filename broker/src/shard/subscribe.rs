@@ -9,8 +9,8 @@ use nightjar_codec::packet::{
     Suback, SubackProperties, Subscribe, SubscribeFilter, Unsuback, UnsubackProperties, Unsubscribe,
 };
 use nightjar_codec::topic::parse_shared;
-use nightjar_codec::{Packet, QoS, ReasonCode, RetainHandling};
-use nightjar_storage::{Operation, Owner, OwnerEntry, StoredMessage};
+use nightjar_codec::{Packet, ReasonCode, RetainHandling};
+use nightjar_storage::Operation;
 
 use super::ownership::Waiting;
 use super::{Cause, Shard};
@@ -18,10 +18,7 @@ use crate::clock::Now;
 use crate::exchange::delivery::Subscriber;
 use crate::exchange::retained::Snapshot;
 use crate::exchange::shared::Assignment;
-use crate::identity::{ConnectionId, Origin, SessionId};
-use crate::message::stored_cost;
-use crate::session::deliver::Grant;
-use crate::session::quota::QueueLimits;
+use crate::identity::{ConnectionId, SessionId};
 use crate::session::subscribe::Subscription;
 
 impl Shard {
@@ -157,8 +154,9 @@ impl Shard {
         self.write_packet(accepted.connection, &suback);
         self.carry_out(now, given);
         for (filter, subscription, seen) in retained {
-            self.send_retained(now, session_id, &filter.topic_filter, &subscription, &seen);
+            self.begin_retained(session_id, &filter.topic_filter, &subscription, &seen);
         }
+        self.read_retained(now, session_id);
         self.pump(now, session_id);
     }
 
@@ -328,97 +326,13 @@ impl Shard {
             }
         } else {
             exchange.subscriptions.remove(filter, id);
+            self.end_retained(id, filter);
         }
         if let Some(session) = self.sessions.get_mut(id.slot, id.generation) {
             session.subscriptions.remove(filter);
         }
         exchange.subscription_count.give_back(1);
         true
-    }
-
-    /// Puts the matching retained messages in the session's queue, behind the SUBACK. What was read is noted with the
-    /// subscription, so that no live copy of it follows (D17).
-    fn send_retained(
-        &mut self,
-        now: Now,
-        id: SessionId,
-        filter: &str,
-        subscription: &Subscription,
-        seen: &OnceLock<Snapshot>,
-    ) {
-        let mut found: Vec<Arc<StoredMessage>> = Vec::new();
-        let exchange = Arc::clone(&self.shared.exchange);
-        // Bound by bytes only: a queue of few messages must not keep a client from seeing what is retained.
-        let limits = QueueLimits {
-            messages_max: 0,
-            ..self.sinks.queue_limits
-        };
-        let has_room = self
-            .sessions
-            .get(id.slot, id.generation)
-            .is_some_and(|session| {
-                limits.bytes_max == 0 || session.receiver.budget.bytes() < limits.bytes_max
-            });
-        if !has_room {
-            // A client that asks again and again without taking the answers gets nothing, and costs nothing.
-            self.sinks.counters.dropped_queue_full += 1;
-            return;
-        }
-        let snapshot = exchange
-            .retained
-            .matching(filter, now.monotonic, &mut |_, message| {
-                found.push(Arc::clone(message))
-            });
-        // A new cell came with this SUBSCRIBE, so it is empty.
-        let _ = seen.set(snapshot);
-        let Some(session) = self.sessions.get_mut(id.slot, id.generation) else {
-            return;
-        };
-        let identifiers: Vec<u32> = subscription.subscription_identifier.into_iter().collect();
-        for mut message in found {
-            let qos = message.qos.min(subscription.qos);
-            let reserved = stored_cost(&message);
-            if !session
-                .receiver
-                .budget
-                .reserve(reserved, &exchange.totals, &limits)
-            {
-                self.sinks.counters.dropped_queue_full += 1;
-                continue;
-            }
-            if session.is_resumable() && qos > QoS::AtMostOnce && self.sinks.journal.enabled {
-                // Its own copy in the store: the retained one may be replaced before this is acknowledged.
-                let message_id = exchange.next_message_id();
-                message = Arc::new(StoredMessage {
-                    message_id,
-                    ..(*message).clone()
-                });
-                let owner = OwnerEntry {
-                    owner: Owner::Session(Arc::clone(&session.client_id)),
-                    qos,
-                    retain: true,
-                    subscription_identifiers: identifiers.clone(),
-                };
-                self.sinks.journal.push(Operation::Enqueue {
-                    message: Arc::clone(&message),
-                    owners: [owner].into(),
-                });
-            } else if message.message_id != 0 {
-                message = Arc::new(StoredMessage {
-                    message_id: 0,
-                    ..(*message).clone()
-                });
-            }
-            let grant = Grant {
-                qos: subscription.qos,
-                retain: true, // [MQTT-3.3.1-8]
-                subscription_identifiers: &identifiers,
-                origin: Origin::Direct,
-                reserved,
-            };
-            let mut out = self.sinks.outputs_nowhere(now, &self.shared);
-            session.enqueue_retained(message, &grant, &mut out);
-        }
     }
 }
 
