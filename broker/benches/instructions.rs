@@ -8,6 +8,7 @@ use std::io::IoSlice;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use nightjar::auth::Auth;
 use nightjar::clock::Now;
 use nightjar::exchange::Exchange;
 use nightjar::identity::ConnectionId;
@@ -151,6 +152,7 @@ impl World {
                 exchange: Arc::new(Exchange::new(&settings, 1, 7)),
                 post: Arc::new(PostOffice::new(1, settings.mail_bytes_max)),
                 methods: std::iter::empty().collect(),
+                auth: Auth::default(),
                 journal,
                 hash_seed: 7,
                 client_id_seed: [7; 32],

@@ -17,6 +17,7 @@ use std::thread;
 use std::time::Instant;
 
 use bytes::Bytes;
+use nightjar::auth::Auth;
 use nightjar::clock::Now;
 use nightjar::exchange::Exchange;
 use nightjar::identity::ShardId;
@@ -68,6 +69,7 @@ fn start(directory: &Path, messages: u64) -> Result<(), Box<dyn Error>> {
         exchange: Arc::clone(&exchange),
         post: Arc::new(PostOffice::new(shards, settings.mail_bytes_max)),
         methods: std::iter::empty().collect(),
+        auth: Auth::default(),
         journal: Some(Arc::clone(&engine) as Arc<dyn Journal>),
         hash_seed: 7,
         client_id_seed: [7; 32],

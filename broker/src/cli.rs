@@ -5,6 +5,7 @@
 //! opens loopback listeners and is ignored when the file defines a listener; `-v` and `-q` override
 //! the file's log level, and `-q` overrides `-v`.
 
+use crate::auth::{LoadError, Passwords};
 use crate::config::{self, ConfigError};
 use crate::settings::{LogLevel, Settings};
 use crate::store::StoreArguments;
@@ -36,6 +37,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
         start.settings = config::load(path).map_err(CliError::Config)?;
     }
     if arguments.test_config {
+        Passwords::load(&start.settings).map_err(CliError::Passwords)?;
         return match start.config_file {
             Some(path) => Ok(Invocation::Print(format!(
                 "Configuration file '{}' is OK.\n",
@@ -109,8 +111,8 @@ impl Start {
         }
         if self.settings.refuses_everybody() {
             tracing::warn!(
-                "Every client will be refused: allow_anonymous is false, and this version has no \
-                 users yet. To accept everybody who can reach the listeners: allow_anonymous = true"
+                "Every client will be refused: allow_anonymous is false, and no password_file says who \
+                 the users are. To accept everybody who can reach the listeners: allow_anonymous = true"
             );
         }
     }
@@ -162,6 +164,7 @@ pub enum CliError {
     KeepOrNot,
     Other(String),
     Config(ConfigError),
+    Passwords(Vec<LoadError>),
 }
 
 impl fmt::Display for CliError {
@@ -191,6 +194,10 @@ impl fmt::Display for CliError {
             ),
             Self::Other(text) => formatter.write_str(text),
             Self::Config(error) => error.fmt(formatter),
+            Self::Passwords(errors) => {
+                let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                formatter.write_str(&lines.join("\nError: "))
+            }
         }
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Rooms, in the order in which a packet walks through them: `listener` accepts, `connection` reads and writes, `shard` is
 //! the pump that everything one thread serves goes through, `session` is what MQTT asks of one client, `exchange` is where
-//! messages meet subscriptions. `session`, `exchange` and `shard` are pure: time comes in, nothing waits.
+//! messages meet subscriptions; `auth` says who somebody is. `session`, `exchange` and `shard` are pure: time comes in, nothing waits.
 
+pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod config;

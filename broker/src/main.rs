@@ -5,6 +5,7 @@ use std::panic;
 use std::process::ExitCode;
 
 use nightjar::cli::{self, EXIT_INVALID, Invocation};
+use nightjar::server::ServerError;
 use nightjar::store::{self, StoreError};
 use nightjar::{logging, server};
 
@@ -27,7 +28,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("Error: {error}");
-            ExitCode::FAILURE
+            match error {
+                ServerError::Passwords(_) => ExitCode::from(EXIT_INVALID),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

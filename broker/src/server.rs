@@ -12,6 +12,9 @@ use tokio::task::JoinSet;
 
 use nightjar_storage::{Checkpoint, Journal, JournalStatus, RedbEngine, StorageError};
 
+use crate::auth::backoff::Backoff;
+use crate::auth::pool::Pool;
+use crate::auth::{Auth, LoadError, Passwords};
 use crate::clock::Clock;
 use crate::data;
 use crate::exchange::Exchange;
@@ -34,6 +37,8 @@ pub enum ServerError {
     },
     /// The runtime or a thread could not be made.
     Start(io::Error),
+    /// Password files could not be used.
+    Passwords(Vec<LoadError>),
     /// What is kept could not be opened or read.
     Store(StorageError),
 }
@@ -49,6 +54,7 @@ pub fn run(settings: Settings) -> Result<(), ServerError> {
 }
 
 async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
+    let passwords = Passwords::load(&settings).map_err(ServerError::Passwords)?;
     let mut listeners = Vec::new();
     for listener in &settings.listeners {
         for endpoint in &listener.endpoints {
@@ -80,6 +86,11 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
         exchange: Arc::new(Exchange::new(&settings, shards, hash_seed)),
         post: Arc::new(PostOffice::new(shards, settings.mail_bytes_max)),
         methods: methods(),
+        auth: Auth {
+            passwords,
+            verifier: Arc::new(password_pool(&settings, &directory)),
+            backoff: Arc::new(Backoff::new(hash_seed, settings.auth_failures_max)),
+        },
         journal: store.clone().map(|store| store as Arc<dyn Journal>),
         hash_seed,
         client_id_seed: random_bytes().map_err(ServerError::Start)?,
@@ -231,6 +242,26 @@ fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
     Ok(bytes)
 }
 
+/// Compares passwords and sends each verdict to the worker that waits for it.
+fn password_pool(settings: &Settings, directory: &Arc<Directory>) -> Pool {
+    let directory = Arc::downgrade(directory);
+    Pool::new(
+        settings.auth_threads,
+        settings.auth_queue_max,
+        move |shard, connection, verdict| {
+            if let Some(directory) = directory.upgrade() {
+                directory.send(
+                    shard,
+                    Order::Verified {
+                        connection,
+                        verdict,
+                    },
+                );
+            }
+        },
+    )
+}
+
 /// None by default; the test method where a test asks for it.
 fn methods() -> Methods {
     let test: Option<Arc<dyn Method>> = test_hook("NIGHTJAR_TEST_AUTH_METHOD")
@@ -252,6 +283,10 @@ impl fmt::Display for ServerError {
         match self {
             Self::Listen { address, error } => write!(f, "cannot listen on {address}: {error}"),
             Self::Start(error) => write!(f, "cannot start: {error}"),
+            Self::Passwords(errors) => {
+                let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                f.write_str(&lines.join("\nError: "))
+            }
             Self::Store(error) => error.fmt(f),
         }
     }

@@ -44,6 +44,17 @@ pub struct Settings {
     /// Seconds from accepting a Network Connection to its whole CONNECT, authentication included;
     /// then it is closed. At least 1.
     pub connect_timeout_seconds: u32,
+    /// Threads that compare passwords, beside the shards; they begin with the first password. Between 1 and 64.
+    pub auth_threads: usize,
+    /// Passwords that wait to be compared. At the limit a CONNECT with a password is refused with 0x89 (3.x: 3), and comes back
+    /// later. At least 1.
+    pub auth_queue_max: usize,
+    /// Wrong passwords of one user from one address, and a quarter of those of one address, before further ones are refused
+    /// unseen for a while that grows, or answered late; 0 = never. See `auth/backoff.rs`.
+    pub auth_failures_max: u32,
+    /// Whether the session of one user is refused to every other, with 0x87. If not, whoever has the client id has the
+    /// session, as in Mosquitto.
+    pub session_bound_to_user: bool,
     /// Seconds that a client may be silent, sent as Server Keep Alive when the client asks for more
     /// or for none; 0 = the client's own Keep Alive holds. A 3.x client, which cannot be told, is
     /// refused.
@@ -244,7 +255,11 @@ impl Settings {
 
     /// True when no client can be accepted: nobody without a name, and there are no names.
     pub fn refuses_everybody(&self) -> bool {
-        !self.security.allow_anonymous
+        self.listeners.iter().all(|listener| {
+            let security = listener.security.as_ref().unwrap_or(&self.security);
+            let anonymous = listener.allow_anonymous.unwrap_or(security.allow_anonymous);
+            !anonymous && security.password_file.is_none()
+        })
     }
 }
 
@@ -256,6 +271,10 @@ impl Default for Settings {
             security: SecuritySettings::default(),
             connections_max: 0,
             connect_timeout_seconds: 10,
+            auth_threads: 2,
+            auth_queue_max: 1_000,
+            auth_failures_max: 5,
+            session_bound_to_user: true,
             keep_alive_max: 0,
             shutdown_timeout_seconds: 5,
             shards: None,

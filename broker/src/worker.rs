@@ -22,6 +22,7 @@ use tokio::task::LocalSet;
 
 use nightjar_storage::{Checkpoint, StorageError};
 
+use crate::auth::Verdict;
 use crate::clock::{Clock, Now};
 use crate::connection::{self, Socket};
 use crate::identity::{ConnectionId, ShardId};
@@ -46,6 +47,11 @@ struct Door {
 pub enum Order {
     /// Serve this socket; `unread` was read from it already.
     Serve { socket: Handover, unread: Vec<u8> },
+    /// The verdict on a password that a connection of this worker waits for.
+    Verified {
+        connection: ConnectionId,
+        verdict: Verdict,
+    },
     /// Publish every will and hand over the mail that makes. Dropping `done` says so.
     PublishWills { done: mpsc::Sender<()> },
     /// Say goodbye to everybody and stop when the last connection is gone.
@@ -93,7 +99,7 @@ impl Directory {
         let mut doors = Vec::new();
         let mut doorways = Vec::new();
         for _ in 0..shards {
-            // Bounded by the sockets there may be: one order each, and one to shut down.
+            // Bounded by the sockets there may be: one order each at a time, and one to shut down.
             let (sender, receiver) = mpsc::unbounded_channel();
             let mail = Arc::new(Notify::new());
             let journal = Arc::new(Notify::new());
@@ -265,6 +271,10 @@ async fn obey(worker: Rc<RefCell<Worker>>, mut orders: mpsc::UnboundedReceiver<O
     while let Some(order) = orders.recv().await {
         match order {
             Order::Serve { socket, unread } => connection::serve(&worker, socket, &unread),
+            Order::Verified {
+                connection,
+                verdict,
+            } => worker.borrow_mut().verified(connection, verdict),
             Order::PublishWills { done } => {
                 let mut worker = worker.borrow_mut();
                 let now = worker.now();
@@ -405,6 +415,21 @@ impl Worker {
             self.shard.panicked(now, id);
             Received::Continue
         })
+    }
+
+    /// What `receive` does for bytes, for the verdict on a password.
+    fn verified(&mut self, id: ConnectionId, verdict: Verdict) {
+        let now = self.now();
+        let shard = &mut self.shard;
+        let done = catch_unwind(AssertUnwindSafe(|| shard.verified(now, id, verdict)));
+        if done.is_err() {
+            if self.shard.panic_is_fatal() {
+                stop_process();
+            }
+            tracing::error!("A panic while serving one connection; closing that connection.");
+            self.shard.panicked(now, id);
+        }
+        self.after_input();
     }
 
     /// This task may not read until another shard has taken its mail.

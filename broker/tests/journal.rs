@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use nightjar::auth::Auth;
 use nightjar::clock::Now;
 use nightjar::exchange::Exchange;
 use nightjar::identity::ConnectionId;
@@ -344,6 +345,7 @@ impl Scene {
                 exchange: Arc::new(Exchange::new(&settings, 1, 7)),
                 post: Arc::new(PostOffice::new(1, settings.mail_bytes_max)),
                 methods: std::iter::empty().collect(),
+                auth: Auth::default(),
                 journal: Some(Arc::new(engine.clone()) as Arc<dyn Journal>),
                 hash_seed: 7,
                 client_id_seed: [7; 32],

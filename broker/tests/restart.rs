@@ -4,6 +4,7 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
+use nightjar::auth::Auth;
 use nightjar::clock::{Now, resumed_at};
 use nightjar::exchange::Exchange;
 use nightjar::identity::ConnectionId;
@@ -239,6 +240,7 @@ impl Life {
             exchange: Arc::new(Exchange::new(&settings, 1, HASH_SEED)),
             post: Arc::new(PostOffice::new(1, settings.mail_bytes_max)),
             methods: Arc::new([]),
+            auth: Auth::default(),
             journal: Some(Arc::new(engine.clone()) as Arc<dyn Journal>),
             hash_seed: HASH_SEED,
             client_id_seed: [1; 32],

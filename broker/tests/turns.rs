@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use nightjar::auth::Auth;
 use nightjar::clock::Now;
 use nightjar::exchange::Exchange;
 use nightjar::identity::{ConnectionId, ShardId};
@@ -95,6 +96,7 @@ fn shard(id: ShardId, shards: ShardId) -> Shard {
             exchange: Arc::new(Exchange::new(&settings, shards, 7)),
             post: Arc::new(PostOffice::new(shards, settings.mail_bytes_max)),
             methods: std::iter::empty().collect(),
+            auth: Auth::default(),
             journal: None,
             hash_seed: 7,
             client_id_seed: [7; 32],

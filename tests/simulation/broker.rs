@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::IoSlice;
 use std::sync::Arc;
 
+use nightjar::auth::Auth;
 use nightjar::clock::Now;
 use nightjar::exchange::Exchange;
 use nightjar::identity::{ConnectionId, ShardId};
@@ -107,6 +108,7 @@ impl Broker {
             exchange: Arc::new(Exchange::new(settings, shards, hash_seed)),
             post: Arc::new(PostOffice::new(shards, settings.mail_bytes_max)),
             methods: Arc::new([]),
+            auth: Auth::default(),
             journal: engine.map(|engine| Arc::new(engine.clone()) as Arc<dyn Journal>),
             hash_seed,
             client_id_seed: [u8::try_from(life % 256).expect("small"); 32],

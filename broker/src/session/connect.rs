@@ -2,6 +2,7 @@
 
 use std::num::{NonZeroU16, NonZeroU32};
 
+use bytes::Bytes;
 use nightjar_codec::packet::{Connack, ConnackProperties, Connect};
 use nightjar_codec::{ProtocolVersion, QoS, ReasonCode};
 
@@ -9,7 +10,7 @@ use super::publish::may_publish_to;
 use super::will::Will;
 use super::{LinkParameters, send_window};
 use crate::identity::ConnectionId;
-use crate::settings::{ListenerSettings, Settings};
+use crate::settings::Settings;
 
 /// A CONNECT that may be served. Whose session it gets is the shard's business.
 pub struct Admitted {
@@ -18,6 +19,8 @@ pub struct Admitted {
     pub user: Option<Box<str>>,
     pub will: Option<Will>,
     pub link: LinkParameters,
+    /// The last step of an authentication method, for CONNACK.
+    pub authentication_data: Option<Bytes>,
     /// Told in CONNACK.
     properties: ConnackProperties,
 }
@@ -37,18 +40,13 @@ pub fn needs_client_id(connect: &Connect) -> Result<bool, ReasonCode> {
     }
 }
 
-/// Checks everything in a CONNECT that does not depend on other sessions. Consumes the will.
+/// Checks everything in a CONNECT that does not depend on other sessions. Who sent it is settled by then. Consumes the will.
 pub fn admit(
     connect: &mut Connect,
     connection: ConnectionId,
     settings: &Settings,
-    listener: &ListenerSettings,
 ) -> Result<Admitted, ReasonCode> {
     let version = connect.protocol_version;
-    let security = listener.security.as_ref().unwrap_or(&settings.security);
-    if !listener.allow_anonymous.unwrap_or(security.allow_anonymous) {
-        return Err(ReasonCode::NotAuthorized);
-    }
     let will = connect.will.take().map(Will::from_connect);
     if let Some(will) = &will {
         if will.qos as u8 > settings.maximum_qos {
@@ -99,6 +97,7 @@ pub fn admit(
         user: connect.username.take(),
         will,
         link,
+        authentication_data: None,
         properties,
     })
 }
@@ -110,6 +109,7 @@ impl Admitted {
         if self.version.is_v5() {
             properties.assigned_client_identifier = assigned_client_id.map(Into::into); // [MQTT-3.2.2-16]
             properties.authentication_method = self.link.authentication_method.clone();
+            properties.authentication_data = self.authentication_data.clone();
         }
         Connack {
             // 3.1 has no Session Present: the byte is reserved there.
@@ -124,7 +124,9 @@ impl Admitted {
 /// client is closed without one [v3 MQTT-3.2.2-6].
 pub fn refusal(reason_code: ReasonCode, version: ProtocolVersion) -> Option<Connack> {
     let reason_code = match reason_code {
-        ReasonCode::QuotaExceeded if !version.is_v5() => ReasonCode::ServerUnavailable,
+        ReasonCode::QuotaExceeded | ReasonCode::ServerBusy if !version.is_v5() => {
+            ReasonCode::ServerUnavailable
+        }
         other => other,
     };
     let can_be_said = version.is_v5() || reason_code.to_connect_return_code().is_some();

@@ -114,6 +114,12 @@ pub struct Counters {
     pub connections_opened: u64,
     pub connections_closed: u64,
     pub violations: u64,
+    /// Passwords and proofs that were right, and wrong; refused unseen after too many failures; not compared because too many
+    /// waited for that.
+    pub logins_accepted: u64,
+    pub logins_refused: u64,
+    pub logins_unseen: u64,
+    pub logins_busy: u64,
     pub panics: u64,
     pub journal_refused: u64,
     /// Messages that were refused because the journal had failed.

@@ -11,7 +11,7 @@ use nightjar_codec::{Packet, ProtocolVersion, QoS, ReasonCode};
 use nightjar_storage::Operation;
 
 use super::publish::{REFUSAL_MILLISECONDS, panic_if_planted};
-use super::{Phase, Shard, Timer};
+use super::{Phase, Refusal, Shard, Timer};
 use crate::clock::Now;
 use crate::identity::{ConnectionId, GroupId, SessionId};
 use crate::message::MessageRef;
@@ -30,6 +30,12 @@ pub enum Cause {
     NotConnect,
     /// CONNECT is answered with this code.
     Refused(ReasonCode),
+    /// CONNECT is answered with "not authorised"; the reason is for the log.
+    NotAuthorised(Refusal),
+    /// After a reload its user is gone, or has another password.
+    NoLongerAuthorised,
+    /// More than a client may send before it has its CONNACK.
+    TooMuchBeforeConnack,
     /// CONNECT is fine, but the client does not take a packet as large as its CONNACK.
     Unanswerable,
     /// DISCONNECT from the client.
@@ -272,8 +278,12 @@ impl Shard {
         };
         connection.timer = None;
         match &connection.phase {
-            Phase::Greeting | Phase::Authenticating { .. } => {
+            Phase::Greeting | Phase::Authenticating { .. } | Phase::Verifying { .. } => {
                 self.close(now, id, Cause::ConnectTimeout)
+            }
+            Phase::Refusing { refusal } => {
+                let cause = Cause::NotAuthorised(*refusal);
+                self.close(now, id, cause);
             }
             // The peer does not take its last bytes: the driver closes the socket when it sees the connection gone.
             Phase::Closing => {
@@ -403,20 +413,40 @@ impl Shard {
                             "Client {client_id} disconnected due to protocol error: {violation}."
                         );
                     }
+                    Cause::NoLongerAuthorised => tracing::info!(
+                        "Client {client_id} [{}] disconnected, not authorised ({}: its password or its right to come in has gone with a reload).",
+                        connection.peer,
+                        user_of(session.user.as_deref())
+                    ),
                     other => tracing::info!("Client {client_id} disconnected: {other}."),
                 }
             }
-            None => match cause {
-                Cause::Refused(reason_code) => {
+            None => match (cause, &connection.claimant) {
+                // The first words are Mosquitto's.
+                (Cause::NotAuthorised(refusal), Some(claimant)) => tracing::info!(
+                    "Client {} [{}] disconnected, not authorised ({}: {refusal}).",
+                    claimant.client_id.escape_debug(),
+                    connection.peer,
+                    user_of(claimant.user.as_deref())
+                ),
+                (Cause::Refused(reason_code), Some(claimant)) => tracing::info!(
+                    "Connection from {} refused: {reason_code} (client {}, {}).",
+                    connection.peer,
+                    claimant.client_id.escape_debug(),
+                    user_of(claimant.user.as_deref())
+                ),
+                (Cause::Refused(reason_code), None) => {
                     tracing::info!(
                         "Connection from {} refused: {reason_code}.",
                         connection.peer
                     );
                 }
-                Cause::Violation(violation) => {
+                (Cause::Violation(violation), _) => {
                     tracing::info!("Connection from {} closed: {violation}.", connection.peer);
                 }
-                other => tracing::debug!("Connection from {} closed: {other}.", connection.peer),
+                (other, _) => {
+                    tracing::debug!("Connection from {} closed: {other}.", connection.peer)
+                }
             },
         }
     }
@@ -427,6 +457,11 @@ impl fmt::Display for Cause {
         f.write_str(match self {
             Self::Violation(violation) => return violation.fmt(f),
             Self::Refused(reason_code) | Self::Server(reason_code) => return reason_code.fmt(f),
+            // What exactly was wrong is not for the client (T1).
+            Self::NotAuthorised(_) | Self::NoLongerAuthorised => {
+                return ReasonCode::NotAuthorized.fmt(f);
+            }
+            Self::TooMuchBeforeConnack => "too many bytes before CONNACK",
             Self::NotConnect => "the first packet is not CONNECT",
             Self::Unanswerable => "CONNACK is larger than the client's maximum packet size",
             Self::Disconnected(_) => "DISCONNECT from the client",
@@ -442,6 +477,13 @@ impl fmt::Display for Cause {
     }
 }
 
+fn user_of(user: Option<&str>) -> String {
+    user.map_or_else(
+        || "no user".to_owned(),
+        |user| format!("user '{}'", user.escape_debug()),
+    )
+}
+
 /// What the client hears, and the version to say it in where that is not the connection's own.
 fn farewell(
     cause: &Cause,
@@ -454,6 +496,7 @@ fn farewell(
     if !served {
         return match cause {
             Cause::Refused(reason_code) => connack(*reason_code, version),
+            Cause::NotAuthorised(_) => connack(ReasonCode::NotAuthorized, version),
             Cause::Violation(Violation::Decode(error)) => {
                 connack(error.reason_code(), error.connack_version()?)
             }
@@ -472,6 +515,7 @@ fn farewell(
         Cause::TakenOver => ReasonCode::SessionTakenOver,
         Cause::ShutDown => ReasonCode::ServerShuttingDown,
         Cause::Server(reason_code) => *reason_code,
+        Cause::NoLongerAuthorised => ReasonCode::AdministrativeAction,
         Cause::JournalStalled => ReasonCode::QuotaExceeded,
         Cause::Panic => ReasonCode::UnspecifiedError,
         _ => return None,

@@ -1,4 +1,4 @@
-//! CONNECT and AUTH: from the first packet to a session that is served.
+//! CONNECT: from the first packet to a session that is served. Who the client is, is settled in `authenticate.rs` on the way.
 //!
 //! The shard that accepted the socket reads CONNECT; if the client id lives elsewhere the connection goes there before
 //! anything is answered (D13). On the home shard takeover is plain sequence: the old connection ends, then the new one is
@@ -9,15 +9,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chacha20::rand_core::Rng;
-use nightjar_codec::packet::{Auth, AuthProperties, Connect};
+use nightjar_codec::packet::Connect;
 use nightjar_codec::{Packet, ReasonCode, decode_from_client};
 
+use super::authenticate::{Claimant, Refusal};
 use super::{Cause, Phase, Shard};
 use crate::clock::Now;
 use crate::identity::{ConnectionId, SessionId, ShardId};
-use crate::session::authenticate::{Exchange as Authentication, Step};
+use crate::session::Session;
 use crate::session::connect::{Admitted, admit, needs_client_id};
-use crate::session::{Session, Violation};
 
 impl Shard {
     /// The first packet. `Ok(Some)`: its client id lives on that shard.
@@ -43,6 +43,10 @@ impl Shard {
                 .properties
                 .maximum_packet_size
                 .map_or(u32::MAX, NonZeroU32::get);
+            connection.claimant = Some(Box::new(Claimant {
+                client_id: connect.client_id.clone(),
+                user: connect.username.clone(),
+            }));
         }
         if self.draining {
             return Err(Cause::Refused(ReasonCode::ServerUnavailable));
@@ -63,155 +67,30 @@ impl Shard {
         }
         let method = connect.properties.authentication_method.clone();
         let result = match method {
-            None => self.start_serving(now, id, *connect, assigned),
+            None => self.log_in(now, id, connect, assigned),
             Some(method) => self.begin_authentication(now, id, connect, &method, assigned),
         };
         result.map(|()| None)
     }
 
-    /// AUTH before CONNACK; DISCONNECT is the only other packet a client may send now [MQTT-3.1.2-30].
-    pub(super) fn continue_authentication(
-        &mut self,
-        now: Now,
-        id: ConnectionId,
-        packet: &[u8],
-    ) -> Result<(), Cause> {
-        let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
-            return Ok(());
-        };
-        let packet = decode_from_client(
-            &Bytes::copy_from_slice(packet),
-            connection.version,
-            &self.pre_auth_limits,
-        )
-        .map_err(|error| Cause::Violation(error.into()))?;
-        let phase = std::mem::replace(&mut connection.phase, Phase::Greeting);
-        let Phase::Authenticating {
-            connect,
-            assigned,
-            mut exchange,
-        } = phase
-        else {
-            return Ok(());
-        };
-        let auth = match packet {
-            Packet::Auth(auth) if auth.reason_code == ReasonCode::ContinueAuthentication => auth,
-            Packet::Disconnect(_) => return Err(Cause::PeerGone),
-            _ => return Err(Cause::Refused(ReasonCode::ProtocolError)),
-        };
-        if auth.properties.authentication_method.as_deref() != Some(&*exchange.method) {
-            return Err(Cause::Refused(ReasonCode::ProtocolError)); // [MQTT-4.12.0-5]
-        }
-        match exchange.step(auth.properties.authentication_data.as_deref()) {
-            Step::Success => self.start_serving(now, id, *connect, assigned),
-            Step::Failure(reason_code) => Err(Cause::Refused(reason_code)),
-            Step::Continue(data) => {
-                self.ask_for_more(id, connect, assigned, exchange, data);
-                Ok(())
-            }
-        }
-    }
-
-    /// AUTH while connected: re-authentication [MQTT-4.12.1-1].
-    pub(super) fn handle_auth(
-        &mut self,
-        id: ConnectionId,
-        session: SessionId,
-        auth: &Auth,
-    ) -> Result<(), Cause> {
-        let methods = Arc::clone(&self.shared.methods);
-        let Some(session) = self.sessions.get_mut(session.slot, session.generation) else {
-            return Ok(());
-        };
-        let Some(link) = session.link.as_mut() else {
-            return Ok(());
-        };
-        let Some(method) = link.authentication_method.clone() else {
-            return Err(Cause::Violation(Violation::AuthWithoutMethod)); // [MQTT-4.12.0-6]
-        };
-        if auth.properties.authentication_method.as_deref() != Some(&*method) {
-            return Err(Cause::Violation(Violation::AuthMethodChanged));
-        }
-        let mut exchange = match (auth.reason_code, link.reauthentication.take()) {
-            (ReasonCode::ReAuthenticate, None) => {
-                let begun = Authentication::begin(&methods, &method);
-                begun.ok_or(Cause::Server(ReasonCode::NotAuthorized))?
-            }
-            (ReasonCode::ContinueAuthentication, Some(exchange)) => exchange,
-            _ => return Err(Cause::Violation(Violation::AuthWithoutMethod)),
-        };
-        let (reason_code, data) =
-            match exchange.step(auth.properties.authentication_data.as_deref()) {
-                Step::Success => (ReasonCode::Success, None),
-                Step::Continue(data) => {
-                    link.reauthentication = Some(exchange);
-                    (ReasonCode::ContinueAuthentication, Some(data))
-                }
-                // [MQTT-4.12.1-2]
-                Step::Failure(reason_code) => return Err(Cause::Server(reason_code)),
-            };
-        self.write_packet(id, &auth_packet(reason_code, &method, data));
-        Ok(())
-    }
-
-    fn begin_authentication(
-        &mut self,
-        now: Now,
-        id: ConnectionId,
-        mut connect: Box<Connect>,
-        method: &str,
-        assigned: bool,
-    ) -> Result<(), Cause> {
-        let Some(mut exchange) = Authentication::begin(&self.shared.methods, method) else {
-            return Err(Cause::Refused(ReasonCode::BadAuthenticationMethod)); // [MQTT-4.12.0-1]
-        };
-        match exchange.step(connect.properties.authentication_data.take().as_deref()) {
-            Step::Success => self.start_serving(now, id, *connect, assigned),
-            Step::Failure(reason_code) => Err(Cause::Refused(reason_code)),
-            Step::Continue(data) => {
-                self.ask_for_more(id, connect, assigned, exchange, data);
-                Ok(())
-            }
-        }
-    }
-
-    fn ask_for_more(
-        &mut self,
-        id: ConnectionId,
-        connect: Box<Connect>,
-        assigned: bool,
-        exchange: Authentication,
-        data: Bytes,
-    ) {
-        let packet = auth_packet(
-            ReasonCode::ContinueAuthentication,
-            &exchange.method,
-            Some(data),
-        );
-        if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
-            connection.phase = Phase::Authenticating {
-                connect,
-                assigned,
-                exchange,
-            };
-        }
-        self.write_packet(id, &packet);
-    }
-
     /// Who the client is has been settled: find or make its session, attach, answer.
-    fn start_serving(
+    pub(super) fn start_serving(
         &mut self,
         now: Now,
         id: ConnectionId,
         mut connect: Connect,
         assigned: bool,
+        authentication_data: Option<Bytes>,
     ) -> Result<(), Cause> {
         let settings = Arc::clone(&self.shared.settings);
         let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
             return Ok(());
         };
-        let listener = Arc::clone(&connection.listener);
-        let admitted = admit(&mut connect, id, &settings, &listener).map_err(Cause::Refused)?;
+        if assigned && let Some(claimant) = &mut connection.claimant {
+            claimant.client_id.clone_from(&connect.client_id);
+        }
+        let mut admitted = admit(&mut connect, id, &settings).map_err(Cause::Refused)?;
+        admitted.authentication_data = authentication_data;
         let answer = admitted.connack(false, assigned.then_some(&*connect.client_id));
         if answer.encoded_length(admitted.version) > admitted.link.maximum_packet_size as usize {
             return Err(Cause::Unanswerable); // [MQTT-3.1.2-24]
@@ -222,9 +101,10 @@ impl Shard {
                 .sessions
                 .get(existing.slot, existing.generation)
                 .and_then(|session| session.user.clone());
-            if owner != admitted.user && owner.is_some() {
+            // Who was nobody yet may become somebody: that is how a broker gets its first users.
+            if settings.session_bound_to_user && owner != admitted.user && owner.is_some() {
                 // Somebody else's session is neither resumed nor ended (A3).
-                return Err(Cause::Refused(ReasonCode::ClientIdentifierNotValid));
+                return Err(Cause::NotAuthorised(Refusal::OthersSession));
             }
             self.take_over(now, existing);
         }
@@ -338,6 +218,7 @@ impl Shard {
             .filter_map(|subscription| subscription.group)
             .collect();
         if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
+            connection.claimant = None;
             connection.phase = Phase::Serving {
                 session: session_id,
             };
@@ -414,28 +295,18 @@ impl Shard {
             return;
         };
         let Some(link) = &session.link else { return };
+        let user = session
+            .user
+            .as_deref()
+            .map(|user| format!(", u'{}'", user.escape_debug()));
         tracing::info!(
-            "New client connected from {} as {} (p{}, c{}, k{}).",
+            "New client connected from {} as {} (p{}, c{}, k{}{}).",
             connection.peer,
             session.client_id.escape_debug(),
             session.version.level(),
             u8::from(link.clean_start),
-            link.keep_alive
+            link.keep_alive,
+            user.unwrap_or_default()
         );
     }
-}
-
-fn auth_packet(
-    reason_code: ReasonCode,
-    method: &str,
-    authentication_data: Option<Bytes>,
-) -> Packet {
-    Packet::Auth(Auth {
-        reason_code,
-        properties: AuthProperties {
-            authentication_method: Some(method.into()),
-            authentication_data,
-            ..AuthProperties::default()
-        },
-    })
 }

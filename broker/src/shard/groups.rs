@@ -250,6 +250,7 @@ fn copy_of(message: &MessageRef<'_>, message_id: MessageId) -> Arc<StoredMessage
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::Auth;
     use crate::exchange::Exchange;
     use crate::settings::Settings;
     use crate::shard::{PostOffice, Shared};
@@ -271,6 +272,7 @@ mod tests {
                 exchange: Arc::clone(&exchange),
                 post: Arc::new(PostOffice::new(1, 1)),
                 methods: Default::default(),
+                auth: Auth::default(),
                 journal: None,
                 hash_seed: 1,
                 client_id_seed: [7; 32],

@@ -13,6 +13,7 @@
 //! 3. When a connection `is_closing` and its bytes are written, close the socket and call `released`.
 //! 4. `tick` at `next_deadline`; `collect_mail` when another shard woke this one.
 
+mod authenticate;
 mod close;
 mod connect;
 mod groups;
@@ -44,17 +45,20 @@ use nightjar_codec::packet::Connect;
 use nightjar_codec::{Limits, ProtocolVersion, cut};
 use nightjar_storage::{Checkpoint, Durability, Journal, StoredMessage};
 
+use crate::auth::{Auth, Hash};
 use crate::clock::Now;
 use crate::exchange::Exchange;
 use crate::exchange::delivery::Route;
 use crate::identity::{ConnectionId, GroupId, SessionId, ShardId, Ticket};
 use crate::session::Session;
-use crate::session::authenticate::{self, Methods};
+use crate::session::authenticate::{Exchange as Authentication, Methods};
 use crate::session::output::{Counters, FrameCache, JournalSink, Outputs};
 use crate::session::queue::MemoryLimits;
 use crate::session::quota::QueueLimits;
 use crate::session::send_buffer::{BufferPool, SendBuffer};
 use crate::settings::{ListenerSettings, Settings};
+pub use authenticate::Refusal;
+use authenticate::{Claimant, Login};
 pub use close::Cause;
 use groups::Handing;
 pub use mail::{Mail, PostOffice};
@@ -74,6 +78,8 @@ pub struct Shared {
     pub exchange: Arc<Exchange>,
     pub post: Arc<PostOffice>,
     pub methods: Methods,
+    /// Who may come in.
+    pub auth: Auth,
     /// `None`: nothing survives this process.
     pub journal: Option<Arc<dyn Journal>>,
     /// Nobody outside may know it: who does can make topics collide.
@@ -175,6 +181,10 @@ pub struct Connection {
     /// Its listener's durability is `memory`: what it is told does not wait for the journal, whatever is written later.
     from_memory: bool,
     listener: Arc<ListenerSettings>,
+    /// Until it is served.
+    claimant: Option<Box<Claimant>>,
+    /// What its user has proved to be that user with; for the next reload.
+    credential: Option<Arc<Hash>>,
     needs: Needs,
     /// PUBLISH packets that wait for PUBRELs (D22), in order.
     waiting_publishes: VecDeque<Box<[u8]>>,
@@ -190,7 +200,15 @@ enum Phase {
         connect: Box<Connect>,
         /// Its client id is one we made up, which CONNACK tells.
         assigned: bool,
-        exchange: authenticate::Exchange,
+        exchange: Authentication,
+    },
+    /// A password is being compared; nothing is read meanwhile.
+    Verifying {
+        login: Box<Login>,
+    },
+    /// A refusal that waits for its time; nothing is read.
+    Refusing {
+        refusal: Refusal,
     },
     Serving {
         session: SessionId,
@@ -313,6 +331,8 @@ impl Shard {
             is_corked: false,
             from_memory: durability == Durability::Memory,
             listener: Arc::clone(listener),
+            claimant: None,
+            credential: None,
             needs: Needs::default(),
             waiting_publishes: VecDeque::new(),
             waiting_bytes: 0,
@@ -351,7 +371,14 @@ impl Shard {
             if connection.is_closing() {
                 return Received::Continue;
             }
-            if (self.is_turn_full() || self.waits_for_room(connection)) && !rest.is_empty() {
+            let is_held = connection.is_held();
+            if is_held && rest.len() > self.shared.settings.pre_auth_packet_size_max as usize {
+                self.close(now, id, Cause::TooMuchBeforeConnack);
+                return Received::Continue;
+            }
+            if (is_held || self.is_turn_full() || self.waits_for_room(connection))
+                && !rest.is_empty()
+            {
                 self.keep_unread(now, id, rest);
                 return Received::Continue;
             }
@@ -522,6 +549,9 @@ impl Shard {
         let Some(connection) = self.connections.get(id.slot, id.generation) else {
             return false;
         };
+        if connection.is_held() {
+            return false; // D19
+        }
         // A message is added as long as there is room, so the last may stand out by its whole size: that alone must not
         // keep a living client's PINGREQ from being read.
         let settings = &self.shared.settings;
@@ -706,6 +736,11 @@ impl Shard {
 impl Connection {
     fn is_closing(&self) -> bool {
         matches!(self.phase, Phase::Closing)
+    }
+
+    /// Whether it is to come in is being settled elsewhere.
+    fn is_held(&self) -> bool {
+        matches!(self.phase, Phase::Verifying { .. } | Phase::Refusing { .. })
     }
 
     /// What counts against `receive_bytes_max`.

@@ -38,7 +38,7 @@ impl Shard {
                 Err(cause) => Err(cause),
             },
             Phase::Authenticating { .. } => self.continue_authentication(now, id, packet),
-            Phase::Closing => Ok(()),
+            Phase::Verifying { .. } | Phase::Refusing { .. } | Phase::Closing => Ok(()),
         };
         let is_publish = packet.first().is_some_and(|first| first >> 4 == PUBLISH);
         self.note_needs(id, is_publish, pushed);

@@ -56,6 +56,28 @@ pub(super) const KEYS: &[Key] = &[
         "without a limit, silent connections would fill the broker"
     ),
     number!(
+        auth_threads,
+        Count,
+        1,
+        64,
+        "without one, no password could be compared"
+    ),
+    number!(
+        auth_queue_max,
+        Count,
+        1,
+        COUNT_MAX,
+        "one that waits is the least"
+    ),
+    number!(
+        auth_failures_max,
+        Count,
+        0,
+        COUNT_MAX,
+        "0 never refuses anybody unseen"
+    ),
+    switch!(session_bound_to_user),
+    number!(
         keep_alive_max,
         Seconds,
         0,

@@ -1,0 +1,239 @@
+//! CONNECT with and without user name and password. The answers are those of Mosquitto 2.0.11, probed case by case.
+
+use std::time::Duration;
+
+use harness::{Broker, Client, Connect, TemporaryDirectory, now, packet};
+
+use crate::world::{ALICE, World, world, world_of};
+
+type Version = fn(&str) -> Connect;
+
+fn versions() -> [Version; 3] {
+    [
+        |id| Connect::v3(id),
+        |id| Connect::v4(id),
+        |id| Connect::v5(id),
+    ]
+}
+
+#[test]
+fn the_right_password_comes_in_and_every_other_is_refused_with_one_code() {
+    let world = world("");
+    for version in versions() {
+        world.accepts(&version("c").username("alice").password("secret"));
+        world.accepts(&version("c").username("ivy").password("s"));
+        for (user, password) in [
+            ("alice", "Secret"),
+            // Not with a NUL behind it: HMAC pads its key with those, so they are the same password in every broker.
+            ("alice", "secret "),
+            ("alice", "s"),
+            ("alice", ""),
+            ("Alice", "secret"),
+            ("zoe", "secret"),
+            ("alice:", "secret"),
+        ] {
+            world.refuses(&version("c").username(user).password(password));
+        }
+        world.refuses(&version("c").username("alice"));
+        world.refuses(&version("c").username("zoe"));
+        // An empty user name is none.
+        world.refuses(&version("c").username("").password("secret"));
+        world.refuses(&version("c").username(""));
+        world.refuses(&version("c"));
+    }
+    world.refuses(&Connect::v5("c").password("secret"));
+}
+
+#[test]
+fn with_allow_anonymous_whoever_names_nobody_comes_in_and_whoever_names_somebody_must_prove_it() {
+    let world = world("allow_anonymous = true");
+    for version in versions() {
+        world.accepts(&version("c"));
+        world.accepts(&version("c").username(""));
+        world.accepts(&version("c").username("").password("x"));
+        world.accepts(&version("c2").username("alice").password("secret"));
+        world.refuses(&version("c").username("alice").password("x"));
+        world.refuses(&version("c").username("alice"));
+        world.refuses(&version("c").username("zoe").password("x"));
+    }
+    world.accepts(&Connect::v5("c").password("secret"));
+}
+
+#[test]
+fn without_a_password_file_nobody_looks_at_user_names() {
+    let broker = Broker::start();
+    for version in versions() {
+        for connect in [
+            version("c"),
+            version("c").username("alice").password("x"),
+            version("c").username("alice"),
+        ] {
+            Client::connect(&broker, &connect).disconnect();
+        }
+    }
+}
+
+/// T20 [MQTT-3.1.4-6]
+#[test]
+fn what_follows_a_refused_connect_is_ignored() {
+    let world = world("");
+    let mut witness = world.accepts(&Connect::v4("w").username("alice").password("secret"));
+    witness.send(&packet("82", "m1 s't' 00"));
+    witness.expect("90 03 m1 00");
+    let mut client = Client::open(&world.broker);
+    let mut bytes = Connect::v4("c").username("alice").password("x").bytes();
+    bytes.extend(packet("30", "s't' 'x'"));
+    client.send(&bytes);
+    assert_eq!(client.receive_to_close(), [0x20, 2, 0, 5]);
+    witness.expect_nothing_until_pingresp();
+}
+
+/// What is sent right behind CONNECT waits for the verdict and is served then, in order.
+#[test]
+fn what_follows_an_accepted_connect_is_served() {
+    let world = world("");
+    let mut client = Client::open(&world.broker);
+    let mut bytes = Connect::v4("c")
+        .username("alice")
+        .password("secret")
+        .bytes();
+    bytes.extend(packet("82", "m1 s't' 00"));
+    bytes.extend(packet("30", "s't' 'x'"));
+    bytes.extend([0xc0, 0]);
+    client.send(&bytes);
+    client.expect("20 02 00 00");
+    client.expect("90 03 m1 00");
+    client.expect_bytes(&packet("30", "s't' 'x'"));
+    client.expect("d0 00");
+}
+
+/// D19: `pre_auth_packet_size_max` bounds what waits behind CONNECT.
+#[test]
+fn too_much_behind_a_connect_that_waits_ends_the_connection() {
+    let slow = "u:$7$3000000$asUtNpDrKXxmU0NR$wqqxH8+ucvHlzspiYRYHBzU1dZHctQ2Fv7k2pnJJCzMpI8yKpN1UY/GdjUTaGYxFqipnFDIQjJQqx5ob73N8oQ==\n";
+    let world = world_of(slow, "pre_auth_packet_size_max = 100");
+    let mut client = Client::open(&world.broker);
+    let mut bytes = Connect::v4("c").username("u").password("x").bytes();
+    bytes.extend(packet("30", &format!("s't' '{}'", "x".repeat(100))));
+    client.send(&bytes);
+    client.expect_close();
+}
+
+/// R21: comparing passwords does not hold up those who are served.
+#[test]
+fn messages_flow_while_passwords_are_compared() {
+    let slow = "u:$7$3000000$asUtNpDrKXxmU0NR$wqqxH8+ucvHlzspiYRYHBzU1dZHctQ2Fv7k2pnJJCzMpI8yKpN1UY/GdjUTaGYxFqipnFDIQjJQqx5ob73N8oQ==\n";
+    let world = world_of(&format!("{slow}{ALICE}"), "shards = 1\nauth_threads = 1");
+    let mut served = world.accepts(&Connect::v4("s").username("alice").password("secret"));
+    let mut waiting = Client::open(&world.broker);
+    waiting.send(&Connect::v4("c").username("u").password("x").bytes());
+    let begun = now();
+    served.send(&packet("82", "m1 s't' 00"));
+    served.expect("90 03 m1 00");
+    for _ in 0..20 {
+        served.send(&packet("30", "s't' 'x'"));
+        served.expect_bytes(&packet("30", "s't' 'x'"));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    waiting.set_timeout(Duration::from_millis(1));
+    waiting
+        .try_receive_packet()
+        .expect_err("the password is still being compared");
+}
+
+#[test]
+fn a_full_queue_answers_that_the_server_is_busy() {
+    let slow = "u:$7$3000000$asUtNpDrKXxmU0NR$wqqxH8+ucvHlzspiYRYHBzU1dZHctQ2Fv7k2pnJJCzMpI8yKpN1UY/GdjUTaGYxFqipnFDIQjJQqx5ob73N8oQ==\n";
+    let world = world_of(slow, "auth_threads = 1\nauth_queue_max = 1");
+    let login = |client_id: &str| {
+        let mut client = Client::open(&world.broker);
+        client.send(&Connect::v5(client_id).username("u").password("x").bytes());
+        client
+    };
+    let mut waiting: Vec<Client> = (0..6).map(|number| login(&format!("c{number}"))).collect();
+    let mut busy = 0;
+    for client in &mut waiting {
+        client.set_timeout(Duration::from_millis(200));
+        let answer = client.try_receive_packet();
+        busy += usize::from(answer.is_ok_and(|packet| packet[3] == 0x89));
+    }
+    assert!(busy >= 4, "{busy} of 6 were told");
+    let mut old = Client::open(&world.broker);
+    old.send(&Connect::v4("old").username("u").password("x").bytes());
+    old.expect("20 02 00 03");
+    old.expect_close();
+}
+
+#[test]
+fn a_bad_password_file_stops_the_start_and_every_line_is_told() {
+    let directory = TemporaryDirectory::new("bad-users");
+    std::fs::create_dir(directory.path()).unwrap();
+    let passwords = directory.path().join("passwd");
+    std::fs::write(&passwords, format!("{ALICE}bob\n\ncarl:geheim\n{ALICE}")).unwrap();
+    let config = directory.path().join("nightjar.toml");
+    let text = format!("password_file = {passwords:?}\n[[listeners]]\naddress = \"127.0.0.1:0\"\n");
+    std::fs::write(&config, text).unwrap();
+    for test_only in [false, true] {
+        let mut command = std::process::Command::new(harness::binary());
+        command.arg("--ephemeral").arg("-c").arg(&config);
+        if test_only {
+            command.arg("--test-config");
+        }
+        let output = command.output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{told}");
+        for line in [2, 4, 5] {
+            assert!(told.contains(&format!("passwd:{line}: ")), "{told}");
+        }
+        assert!(!told.contains("geheim"), "{told}");
+    }
+}
+
+/// T17, and the words that people look for.
+#[test]
+fn every_refusal_has_one_line_without_the_password() {
+    let mut world = world("log_level = \"all\"\nreason_strings = true\nallow_anonymous = false");
+    let deeds = [
+        (
+            Connect::v5("c1").username("alice").password("geheim1"),
+            "Client c1 [127.0.0.1:",
+            "disconnected, not authorised (user 'alice': wrong password).",
+        ),
+        (
+            Connect::v5("c2").username("zoe").password("geheim2"),
+            "Client c2 [127.0.0.1:",
+            "disconnected, not authorised (user 'zoe': unknown user).",
+        ),
+        (
+            Connect::v5("c3"),
+            "Client c3 [127.0.0.1:",
+            "disconnected, not authorised (no user: no user name, and allow_anonymous is false).",
+        ),
+        (
+            Connect::v5("c4")
+                .username("a\u{2028}\"b")
+                .password("geheim3"),
+            "Client c4 [127.0.0.1:",
+            "unknown user).",
+        ),
+    ];
+    let mut answers = Vec::new();
+    for (connect, begin, end) in &deeds {
+        let (_, answer) = world.answer(connect);
+        answers.push(answer);
+        world.broker.wait_for_log(end);
+        let log = world.broker.log();
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains(begin)).collect();
+        let refusals: Vec<&&str> = lines.iter().filter(|line| line.contains(end)).collect();
+        assert_eq!(refusals.len(), 1, "{lines:#?}");
+    }
+    // What the client is told does not say which of the two was wrong.
+    assert_eq!(answers[0], answers[1]);
+    World::accepts(
+        &world,
+        &Connect::v5("c5").username("alice").password("secret"),
+    );
+    world.broker.wait_for_log("as c5 (p5, c1, k60, u'alice').");
+    let log = world.broker.log();
+    assert!(!log.contains("geheim") && !log.contains("secret"), "{log}");
+}

@@ -1,0 +1,7 @@
+//! Users, as a broker process and its clients see them: password files, logins that fail, sessions that belong to somebody, and
+//! the real `mosquitto_passwd` on the other side.
+
+mod guessing;
+mod login;
+mod session;
+mod world;
