@@ -7,16 +7,14 @@
 //! is never silently absent.
 
 mod keys;
+mod listeners;
 
-use keys::{BYTES_MAX, DURABILITIES, KEYS, U32, durability};
+use keys::{BYTES_MAX, KEYS, U32};
 
 use super::Fault;
-use crate::settings::{DEFAULT_PORT, Endpoint, ListenerSettings, Settings};
-use ::toml::Spanned;
+use crate::settings::Settings;
 use ::toml::de::{DeTable, DeValue};
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 /// Reads the text of a file.
 pub(super) fn parse(text: &str) -> Result<Settings, Fault> {
@@ -31,7 +29,7 @@ pub(super) fn parse(text: &str) -> Result<Settings, Fault> {
         let name = key.get_ref().as_ref();
         let place = |message| Fault { offset, message };
         if name == "listeners" {
-            settings.listeners = listeners(value)?;
+            settings.listeners = listeners::listeners(value)?;
             settings.local_only = false;
         } else {
             let known = KEYS
@@ -234,87 +232,6 @@ impl Unit {
             Self::Seconds | Self::Expiry => format!("{number} s"),
         }
     }
-}
-
-/// `[[listeners]]`, at least one, each address once.
-fn listeners(value: &Spanned<DeValue<'_>>) -> Result<Vec<Arc<ListenerSettings>>, Fault> {
-    let fault = |offset, message: String| Fault {
-        offset,
-        message: format!("listeners: {message}"),
-    };
-    let tables = value.get_ref().as_array().filter(|list| !list.is_empty());
-    let tables = tables.ok_or_else(|| {
-        let message = format!(
-            "write each as its own section: [[listeners]], then address = \"0.0.0.0:{DEFAULT_PORT}\"; \
-             without any, the broker serves this machine only"
-        );
-        fault(value.span().start, message)
-    })?;
-    let mut listeners: Vec<Arc<ListenerSettings>> = Vec::with_capacity(tables.len());
-    for table in tables.iter() {
-        let offset = table.span().start;
-        let entries = table.get_ref().as_table().ok_or_else(|| {
-            let message = format!(
-                "expected a section with an address, found {}",
-                found(table.get_ref())
-            );
-            fault(offset, message)
-        })?;
-        let is_known = |name: &str| ["address", "durability"].contains(&name);
-        if let Some(key) = entries.keys().find(|key| !is_known(key.get_ref())) {
-            let message = format!(
-                "unknown key '{}'; a listener has an address, such as \"0.0.0.0:{DEFAULT_PORT}\", \
-                 and may have a durability",
-                key.get_ref()
-            );
-            return Err(fault(key.span().start, message));
-        }
-        let address = entries
-            .get("address")
-            .ok_or_else(|| fault(offset, "the address is missing".into()))?;
-        let parsed: Option<SocketAddr> = address
-            .get_ref()
-            .as_str()
-            .and_then(|text| text.parse().ok());
-        let parsed = parsed.ok_or_else(|| {
-            let message = format!(
-                "expected an IP address and a port, such as \"127.0.0.1:{DEFAULT_PORT}\", \
-                 \"0.0.0.0:{DEFAULT_PORT}\" (every IPv4 address) or \"[::]:{DEFAULT_PORT}\" (every IPv6 address), \
-                 found {}",
-                found(address.get_ref())
-            );
-            fault(address.span().start, message)
-        })?;
-        // Port 0 is a different port each time.
-        let endpoint = Endpoint::Tcp(parsed);
-        if parsed.port() != 0
-            && listeners
-                .iter()
-                .any(|known| known.endpoints.contains(&endpoint))
-        {
-            let message = format!("{parsed} is there twice");
-            return Err(fault(address.span().start, message));
-        }
-        let durability = match entries.get("durability") {
-            None => None,
-            Some(value) => {
-                let known = value.get_ref().as_str().and_then(durability);
-                Some(known.ok_or_else(|| {
-                    let message = format!(
-                        "expected one of \"{}\", found {}",
-                        DURABILITIES.join("\", \""),
-                        found(value.get_ref())
-                    );
-                    fault(value.span().start, message)
-                })?)
-            }
-        };
-        listeners.push(Arc::new(ListenerSettings {
-            durability,
-            ..ListenerSettings::at(endpoint)
-        }));
-    }
-    Ok(listeners)
 }
 
 /// Pairs of bounds that cannot both hold. Gives the key to blame.

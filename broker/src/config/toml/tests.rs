@@ -2,9 +2,10 @@
 
 use super::keys::U16;
 use super::*;
-use crate::settings::LogSettings;
+use crate::settings::{Endpoint, ListenerSettings, LogSettings};
 use nightjar_storage::Durability;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 #[test]
 fn every_key_can_be_set_and_changes_its_field() {
