@@ -1,31 +1,27 @@
 //! A Network Connection's socket: read when there is something, write when the turn ends, close politely.
 //!
-//! Knows no MQTT rule. Reading borrows the worker's buffer, so an idle connection owns none.
+//! What the bytes go through (`transport`) is opened first: a PROXY header, the upgrade to WebSocket. Knows no MQTT rule. Reading borrows the worker's buffer, so an idle connection owns none.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
-use std::net::{Shutdown, SocketAddr};
-use std::pin::Pin;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
-use tokio::net::TcpStream;
-
 use crate::identity::ConnectionId;
 use crate::settings::ListenerSettings;
 use crate::shard::Received;
+use crate::transport::opening::{self, Opened};
+use crate::transport::{Incoming, Peer, Transport};
 use crate::worker::{Counted, Handover, PanicStops, Worker};
 
 /// An open socket and the task that reads it.
 pub(crate) struct Socket {
     id: ConnectionId,
-    stream: TcpStream,
-    peer: SocketAddr,
+    transport: Transport,
+    peer: Peer,
     listener: Arc<ListenerSettings>,
     counted: Counted,
     reader: Option<Waker>,
@@ -43,21 +39,79 @@ enum End {
     Gone,
 }
 
-/// Takes a socket in and starts its task.
-pub(crate) fn serve(worker: &Rc<RefCell<Worker>>, socket: Handover, unread: &[u8]) {
+/// Takes a socket in. What comes before MQTT, and then MQTT, is read by a task of its own.
+pub(crate) fn welcome(worker: &Rc<RefCell<Worker>>, socket: Handover, unread: &[u8]) {
     let Handover {
         stream,
         peer,
         listener,
         counted,
+        is_opened,
     } = socket;
-    let stream = match TcpStream::from_std(stream) {
-        Ok(stream) => stream,
+    let transport = match stream.attach() {
+        Ok(transport) => transport,
         Err(error) => {
             tracing::warn!("A socket from {peer} could not be served: {error}");
             return;
         }
     };
+    if is_opened || !opening::is_needed(&listener) {
+        serve(worker, transport, peer, listener, counted, unread);
+        return;
+    }
+    let worker = Rc::clone(worker);
+    // A panic on the way to MQTT is this client's alone.
+    tokio::task::spawn_local(async move {
+        open(&worker, transport, peer, listener, counted).await;
+    });
+}
+
+/// Reads what comes before MQTT, in as much time as there is for CONNECT.
+async fn open(
+    worker: &Rc<RefCell<Worker>>,
+    transport: Transport,
+    peer: Peer,
+    listener: Arc<ListenerSettings>,
+    counted: Counted,
+) {
+    let (patience, frame_bytes_max) = {
+        let worker = worker.borrow();
+        let settings = worker.shard.settings();
+        let patience = Duration::from_secs(u64::from(settings.connect_timeout_seconds));
+        (patience, u64::from(settings.max_packet_size) + HEAD_BYTES)
+    };
+    let opening = opening::open(transport, peer.clone(), &listener, frame_bytes_max);
+    match tokio::time::timeout(patience, opening).await {
+        Ok(Ok(Opened {
+            transport,
+            peer,
+            unread,
+        })) => {
+            let _panic_stops = PanicStops;
+            serve(worker, transport, peer, listener, counted, &unread);
+        }
+        Ok(Err(refused)) => {
+            match refused {
+                opening::Refused::Gone => tracing::debug!("{}", refused.line(&peer)),
+                _ => tracing::info!("{}", refused.line(&peer)),
+            }
+            if let opening::Refused::Upgrade(_, transport) = refused {
+                let _ = tokio::time::timeout(LINGER, transport.part()).await;
+            }
+        }
+        Err(_) => tracing::info!("Connection from {peer} closed: it did not come to MQTT in time."),
+    }
+}
+
+/// Gives the connection a place in the shard, and starts its task.
+fn serve(
+    worker: &Rc<RefCell<Worker>>,
+    transport: Transport,
+    peer: Peer,
+    listener: Arc<ListenerSettings>,
+    counted: Counted,
+    unread: &[u8],
+) {
     let id = {
         let mut worker = worker.borrow_mut();
         let now = worker.now();
@@ -68,7 +122,7 @@ pub(crate) fn serve(worker: &Rc<RefCell<Worker>>, socket: Handover, unread: &[u8
         }
         let old = worker.sockets[place].replace(Socket {
             id,
-            stream,
+            transport,
             peer,
             listener,
             counted,
@@ -103,7 +157,9 @@ pub(crate) fn serve(worker: &Rc<RefCell<Worker>>, socket: Handover, unread: &[u8
         if let End::Closed(socket) = end {
             worker.borrow_mut().lingering += 1;
             // Boxed, so that the task of an open connection does not carry its end.
-            Box::pin(linger(socket)).await;
+            // A peer that goes on sending, or takes nothing, is not waited for.
+            let parting = Box::pin(socket.transport.part());
+            let _ = tokio::time::timeout(LINGER, parting).await;
             worker.borrow_mut().lingering -= 1;
         }
     });
@@ -121,26 +177,6 @@ pub(crate) async fn flush(worker: Rc<RefCell<Worker>>) {
         Poll::Pending
     })
     .await
-}
-
-/// Sends FIN behind the last bytes and reads what the peer still says, so that the kernel does not reset the connection
-/// and take our last bytes from the peer.
-async fn linger(socket: Socket) {
-    let mut stream = socket.stream;
-    if SockRef::from(&stream).shutdown(Shutdown::Write).is_err() {
-        return;
-    }
-    let drain = async {
-        let mut ignored = [0; 1024];
-        for _ in 0..LINGER_READS {
-            match stream.read(&mut ignored).await {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {}
-            }
-        }
-    };
-    // A peer that goes on sending is not waited for.
-    let _ = tokio::time::timeout(LINGER, drain).await;
 }
 
 /// Whether a connection's task goes on.
@@ -201,18 +237,22 @@ impl Worker {
             let Some(Some(socket)) = sockets.get_mut(id.slot as usize) else {
                 return Poll::Ready(End::Gone);
             };
-            let mut read = ReadBuf::new(buffer);
-            let result = ready!(Pin::new(&mut socket.stream).poll_read(context, &mut read));
-            let count = read.filled().len();
-            if result.is_err() || count == 0 {
-                self.lose(id);
+            let (count, is_full) = match ready!(socket.transport.poll_read(context, buffer)) {
+                Ok(Incoming::Bytes { count, is_full }) => (count, is_full),
+                Ok(Incoming::Nothing) => (0, false),
+                Ok(Incoming::End) if socket.transport.parts_politely() => return self.part(id),
+                Ok(Incoming::End) | Err(_) => {
+                    self.lose(id);
+                    return Poll::Ready(End::Gone);
+                }
+            };
+            if socket.transport.has_own_answer() && !socket.write_blocked {
+                self.write_own_answer(id);
+            }
+            if count > 0 && self.take_bytes(id, count) == Flow::Ended {
                 return Poll::Ready(End::Gone);
             }
-            let was_full = count == self.buffer.len();
-            if self.take_bytes(id, count) == Flow::Ended {
-                return Poll::Ready(End::Gone);
-            }
-            if was_full {
+            if is_full {
                 // More is waiting; the others come first.
                 context.waker().wake_by_ref();
                 return Poll::Pending;
@@ -229,7 +269,7 @@ impl Worker {
             return Flow::Continues;
         };
         if let Some(socket) = self.take_socket(id)
-            && let Ok(stream) = socket.stream.into_std()
+            && let Ok(stream) = socket.transport.detach()
         {
             self.hand_over(
                 home,
@@ -238,6 +278,7 @@ impl Worker {
                     peer: socket.peer,
                     listener: socket.listener,
                     counted: socket.counted,
+                    is_opened: true,
                 },
                 unread,
             );
@@ -302,25 +343,18 @@ impl Worker {
         let Some((send, pool)) = shard.output(id) else {
             return Ok(true);
         };
-        while !send.is_empty() {
-            let result = match send.as_single() {
-                Some(bytes) => socket.stream.try_write(bytes),
-                None => {
-                    let mut slices = [IoSlice::new(&[]); SLICES];
-                    let filled = send.slices(&mut slices);
-                    socket
-                        .stream
-                        .try_write_vectored(slices.get(..filled).unwrap_or_default())
-                }
-            };
-            match result {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => send.advance(count, pool),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(error),
-            }
+        socket.transport.try_write(send, pool)
+    }
+
+    /// An answer of the transport waits. Where the socket takes no more, its own task writes it later.
+    fn write_own_answer(&mut self, id: ConnectionId) {
+        // What went wrong will be found by the next read.
+        let is_done = self.try_write(id).unwrap_or(true);
+        let now = self.now();
+        self.shard.wrote(now, id);
+        if let Some(socket) = self.socket(id) {
+            socket.write_blocked = !is_done;
         }
-        Ok(true)
     }
 
     /// Writes as the socket has room, and asks to be woken when it has more.
@@ -339,7 +373,7 @@ impl Worker {
             let Some(socket) = self.socket(id) else {
                 return Poll::Ready(Ok(()));
             };
-            ready!(socket.stream.poll_write_ready(context))?;
+            ready!(socket.transport.poll_write_ready(context))?;
         }
     }
 
@@ -358,6 +392,15 @@ impl Worker {
             Some(socket) => Poll::Ready(End::Closed(socket)),
             None => Poll::Ready(End::Gone),
         }
+    }
+
+    /// The peer said its last word, or one that ends the connection, and is to be answered.
+    fn part(&mut self, id: ConnectionId) -> Poll<End> {
+        let now = self.now();
+        self.shard.closed(now, id);
+        let socket = self.take_socket(id);
+        self.after_input();
+        Poll::Ready(socket.map_or(End::Gone, End::Closed))
     }
 
     /// The peer is gone.
@@ -388,6 +431,6 @@ impl Worker {
     }
 }
 
-const SLICES: usize = 64;
 const LINGER: Duration = Duration::from_millis(500);
-const LINGER_READS: usize = 256;
+/// Of the largest packet, its first byte and its Remaining Length.
+const HEAD_BYTES: u64 = 5;

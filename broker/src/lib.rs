@@ -1,6 +1,7 @@
 //! Nightjar: an MQTT broker for 3.1, 3.1.1 and 5.0.
 //!
-//! Rooms, in the order in which a packet walks through them: `listener` accepts, `connection` reads and writes, `shard` is
+//! Rooms, in the order in which a packet walks through them: `listener` accepts, `connection` reads and writes (through
+//! `transport`: TCP, a Unix socket, WebSocket), `shard` is
 //! the pump that everything one thread serves goes through, `session` is what MQTT asks of one client, `exchange` is where
 //! messages meet subscriptions; `auth` says who somebody is. `session`, `exchange` and `shard` are pure: time comes in, nothing waits.
 
@@ -20,4 +21,5 @@ pub mod session;
 pub mod settings;
 pub mod shard;
 pub mod store;
+pub mod transport;
 pub mod worker;

@@ -1,64 +1,129 @@
 //! Accepts connections and spreads them over the workers.
 //!
-//! One acceptor for all listeners' sockets, on the main thread. Where the process has no descriptor left, accepting pauses;
+//! One acceptor for each listening socket, on the main thread. Where the process has no descriptor left, accepting pauses;
 //! one descriptor is kept in reserve, so that the client that waits is told by a close instead of hanging (D19).
 
 use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, UnixListener};
 
 use crate::identity::ShardId;
-use crate::settings::ListenerSettings;
+use crate::settings::{Endpoint, ListenerProtocol, ListenerSettings};
+use crate::transport::unix::SocketFile;
+use crate::transport::{Detached, Peer, tcp, unix};
 use crate::worker::{Directory, Handover, Order};
 
-/// Opens a listening socket. An IPv6 address listens for IPv6 only.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
+/// A listening socket.
+pub struct Door {
+    socket: ListeningSocket,
+    listener: Arc<ListenerSettings>,
+    /// Open connections of the listener, of all its endpoints.
+    connections: Arc<AtomicU64>,
+}
+
+enum ListeningSocket {
+    Tcp(TcpListener),
+    Unix {
+        socket: UnixListener,
+        /// What its clients are called.
+        path: Arc<str>,
+        /// Removed when the door is closed.
+        _file: SocketFile,
+    },
+}
+
+/// Opens every endpoint of a listener, and says so.
+pub fn open(listener: &Arc<ListenerSettings>) -> Result<Vec<Door>, (Endpoint, io::Error)> {
+    let connections = Arc::default();
+    let open_one = |endpoint: &Endpoint| {
+        check_is_served(listener)?;
+        Ok(Door {
+            socket: open_socket(endpoint, listener)?,
+            listener: Arc::clone(listener),
+            connections: Arc::clone(&connections),
+        })
+    };
+    let opened = listener
+        .endpoints
+        .iter()
+        .map(|endpoint| open_one(endpoint).map_err(|error: io::Error| (endpoint.clone(), error)));
+    opened.collect()
+}
+
+/// What is asked for and cannot be had is refused: nobody may speak in plain who was promised more.
+fn check_is_served(listener: &ListenerSettings) -> io::Result<()> {
+    let missing = if listener.tls.is_some() {
+        "TLS comes with a later version; until then leave its options out, or put a proxy with TLS in front"
+    } else if listener.protocol == ListenerProtocol::HttpApi {
+        "http_api is not served by this version; leave the listener out"
+    } else {
+        return Ok(());
+    };
+    Err(io::Error::new(io::ErrorKind::Unsupported, missing))
+}
+
+fn open_socket(endpoint: &Endpoint, listener: &ListenerSettings) -> io::Result<ListeningSocket> {
+    let kind = match listener.protocol {
+        ListenerProtocol::WebSocket => "websockets ",
+        _ => "",
+    };
+    match endpoint {
+        Endpoint::Tcp(address) => {
+            let socket = tcp::bind(*address, listener.bind_interface.as_deref())?;
+            let actual = socket.local_addr().unwrap_or(*address);
+            let family = if actual.is_ipv4() { "ipv4" } else { "ipv6" };
+            tracing::info!("Opening {family} {kind}listen socket on {actual}.");
+            Ok(ListeningSocket::Tcp(socket))
+        }
+        Endpoint::Unix(path) => {
+            let (socket, file) = unix::bind(path)?;
+            tracing::info!(
+                "Opening unix {kind}listen socket on path {}.",
+                path.display()
+            );
+            Ok(ListeningSocket::Unix {
+                socket,
+                path: name_of_clients(path),
+                _file: file,
+            })
+        }
     }
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+}
+
+/// Of a path, what may stand in the log.
+fn name_of_clients(path: &Path) -> Arc<str> {
+    let path = path.to_string_lossy();
+    path.escape_debug().collect::<String>().into()
 }
 
 /// Accepts for ever.
-pub async fn accept(
-    socket: TcpListener,
-    listener: Arc<ListenerSettings>,
-    directory: Arc<Directory>,
-    shards: ShardId,
-    connections_max: u64,
-) {
+pub async fn accept(door: Door, directory: Arc<Directory>, shards: ShardId, connections_max: u64) {
     let mut reserve = File::open("/dev/null").ok();
     let mut is_paused = false;
     let mut next: ShardId = 0;
     loop {
-        match socket.accept().await {
+        match door.socket.accept().await {
             Ok((stream, peer)) => {
                 is_paused = false;
-                if connections_max > 0
-                    && directory.connections.load(Ordering::Relaxed) >= connections_max
-                {
-                    tracing::debug!("Connection from {peer} refused: connections_max is reached.");
+                if let Some(limit) = door.full(&directory, connections_max) {
+                    tracing::info!("Connection from {peer} refused: {limit} is reached.");
                     continue;
                 }
                 next = (next + 1) % shards;
-                if let Err(error) = give(stream, peer, &listener, &directory, next) {
-                    tracing::debug!("Connection from {peer} failed: {error}");
-                }
+                let socket = Handover {
+                    stream,
+                    peer,
+                    listener: Arc::clone(&door.listener),
+                    counted: directory.count(&door.connections),
+                    is_opened: false,
+                };
+                let unread = Vec::new();
+                directory.send(next, Order::Serve { socket, unread });
             }
             Err(error) if is_out_of_descriptors(&error) => {
                 if !is_paused {
@@ -66,7 +131,7 @@ pub async fn accept(
                     is_paused = true;
                 }
                 drop(reserve.take());
-                refuse_those_who_wait(&socket).await;
+                refuse_those_who_wait(&door.socket).await;
                 reserve = File::open("/dev/null").ok();
                 tokio::time::sleep(PAUSE).await;
             }
@@ -76,39 +141,44 @@ pub async fn accept(
     }
 }
 
-/// Accepts and closes, one after the other. Polled once each, so nobody is waited for.
-async fn refuse_those_who_wait(listener: &TcpListener) {
-    for _ in 0..BACKLOG {
-        match tokio::time::timeout(Duration::ZERO, listener.accept()).await {
-            Ok(Ok((stream, _))) => drop(stream),
-            _ => return,
+impl Door {
+    /// The name of the bound that leaves no room for one more.
+    fn full(&self, directory: &Directory, connections_max: u64) -> Option<&'static str> {
+        let open = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let own = self.listener.connections_max;
+        if connections_max > 0 && open(&directory.connections) >= connections_max {
+            Some("connections_max")
+        } else if own.is_some_and(|own| open(&self.connections) >= own) {
+            Some("connections_max of its listener")
+        } else {
+            None
         }
     }
 }
 
-fn give(
-    stream: TcpStream,
-    peer: SocketAddr,
-    listener: &Arc<ListenerSettings>,
-    directory: &Directory,
-    shard: ShardId,
-) -> io::Result<()> {
-    // We write once a turn, so there is nothing for the kernel to wait for.
-    stream.set_nodelay(true)?;
-    let socket = Handover {
-        stream: stream.into_std()?,
-        peer,
-        listener: Arc::clone(listener),
-        counted: directory.count(),
-    };
-    directory.send(
-        shard,
-        Order::Serve {
-            socket,
-            unread: Vec::new(),
-        },
-    );
-    Ok(())
+impl ListeningSocket {
+    async fn accept(&self) -> io::Result<(Detached, Peer)> {
+        match self {
+            Self::Tcp(socket) => {
+                let (stream, peer) = socket.accept().await?;
+                Ok((tcp::accepted(stream)?, Peer::Address(peer)))
+            }
+            Self::Unix { socket, path, .. } => {
+                let (stream, _) = socket.accept().await?;
+                Ok((unix::accepted(stream)?, Peer::Path(Arc::clone(path))))
+            }
+        }
+    }
+}
+
+/// Accepts and closes, one after the other. Polled once each, so nobody is waited for.
+async fn refuse_those_who_wait(socket: &ListeningSocket) {
+    for _ in 0..unix::BACKLOG {
+        match tokio::time::timeout(Duration::ZERO, socket.accept()).await {
+            Ok(Ok((stream, _))) => drop(stream),
+            _ => return,
+        }
+    }
 }
 
 fn is_out_of_descriptors(error: &io::Error) -> bool {
@@ -118,5 +188,4 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-const BACKLOG: i32 = 4096;
 const PAUSE: Duration = Duration::from_millis(250);

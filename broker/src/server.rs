@@ -32,7 +32,7 @@ use crate::worker::{self, Directory, Order};
 pub enum ServerError {
     /// An address could not be listened on.
     Listen {
-        address: std::net::SocketAddr,
+        endpoint: Endpoint,
         error: io::Error,
     },
     /// The runtime or a thread could not be made.
@@ -55,21 +55,10 @@ pub fn run(settings: Settings) -> Result<(), ServerError> {
 
 async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
     let passwords = Passwords::load(&settings).map_err(ServerError::Passwords)?;
-    let mut listeners = Vec::new();
+    let mut doors = Vec::new();
     for listener in &settings.listeners {
-        for endpoint in &listener.endpoints {
-            let Endpoint::Tcp(address) = *endpoint else {
-                continue;
-            };
-            let bound =
-                listener::bind(address).map_err(|error| ServerError::Listen { address, error })?;
-            let actual = bound.local_addr().unwrap_or(address);
-            tracing::info!(
-                "Opening {} listen socket on {actual}.",
-                if actual.is_ipv4() { "ipv4" } else { "ipv6" }
-            );
-            listeners.push((bound, Arc::clone(listener)));
-        }
+        let opened = listener::open(listener);
+        doors.extend(opened.map_err(|(endpoint, error)| ServerError::Listen { endpoint, error })?);
     }
     let shards = shard_count(&settings);
     let store = data::open(&settings, shards).map_err(ServerError::Store)?;
@@ -129,10 +118,9 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
         restored.map_err(ServerError::Store)?;
     }
     let mut accepting = JoinSet::new();
-    for (socket, listener) in listeners {
+    for door in doors {
         accepting.spawn(listener::accept(
-            socket,
-            listener,
+            door,
             Arc::clone(&directory),
             shards,
             settings.connections_max,
@@ -281,7 +269,7 @@ fn test_hook(name: &str) -> Option<String> {
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Listen { address, error } => write!(f, "cannot listen on {address}: {error}"),
+            Self::Listen { endpoint, error } => write!(f, "cannot listen on {endpoint}: {error}"),
             Self::Start(error) => write!(f, "cannot start: {error}"),
             Self::Passwords(errors) => {
                 let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();

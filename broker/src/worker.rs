@@ -7,7 +7,6 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -28,6 +27,7 @@ use crate::connection::{self, Socket};
 use crate::identity::{ConnectionId, ShardId};
 use crate::settings::ListenerSettings;
 use crate::shard::{Received, Shard, Shared};
+use crate::transport::{Detached, Peer};
 
 /// How to reach the workers from other threads.
 pub struct Directory {
@@ -60,14 +60,16 @@ pub enum Order {
 
 /// A socket between two runtimes.
 pub struct Handover {
-    pub stream: std::net::TcpStream,
-    pub peer: SocketAddr,
+    pub stream: Detached,
+    pub peer: Peer,
     pub listener: Arc<ListenerSettings>,
     pub counted: Counted,
+    /// What comes before MQTT has been read.
+    pub is_opened: bool,
 }
 
-/// Counts one open socket for as long as it lives.
-pub struct Counted(Arc<AtomicU64>);
+/// Counts one open socket for as long as it lives: of the broker, and of its listener.
+pub struct Counted([Arc<AtomicU64>; 2]);
 
 /// A worker's end of its door.
 pub struct Doorway {
@@ -131,9 +133,12 @@ impl Directory {
             .is_some_and(|door| door.orders.send(order).is_ok())
     }
 
-    pub fn count(&self) -> Counted {
-        self.connections.fetch_add(1, Ordering::Relaxed);
-        Counted(Arc::clone(&self.connections))
+    pub fn count(&self, of_listener: &Arc<AtomicU64>) -> Counted {
+        let counts = [&self.connections, of_listener].map(Arc::clone);
+        for count in &counts {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        Counted(counts)
     }
 
     fn wake(&self, shard: ShardId) {
@@ -170,7 +175,9 @@ impl Directory {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        for count in &self.0 {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -270,7 +277,7 @@ pub fn run(start: Start) {
 async fn obey(worker: Rc<RefCell<Worker>>, mut orders: mpsc::UnboundedReceiver<Order>) {
     while let Some(order) = orders.recv().await {
         match order {
-            Order::Serve { socket, unread } => connection::serve(&worker, socket, &unread),
+            Order::Serve { socket, unread } => connection::welcome(&worker, socket, &unread),
             Order::Verified {
                 connection,
                 verdict,

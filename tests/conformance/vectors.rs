@@ -1,4 +1,4 @@
-//! The byte-exact exchanges: every one played over TCP against one broker.
+//! The byte-exact exchanges: every one played over TCP against one broker, and over WebSocket against another.
 //!
 //! Comes in: the files of `../shared/conformance/mosquitto-vectors` (their format: `FORMAT.md` there) and a running broker. Goes out: a
 //! list of the exchanges that went otherwise, with the bytes expected and received. The files are not part of the project: where they
@@ -14,11 +14,21 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use harness::{Broker, Client, Connect, Unexpected, bytes, hex, parse_bytes};
+use harness::{Broker, Client, Connect, Unexpected, bridge_to_web_socket, bytes, hex, parse_bytes};
 use serde_json::Value;
 
 #[test]
 fn every_byte_exact_exchange_goes_as_written() {
+    play_all(Broker::start(), |broker| broker.address());
+}
+
+#[test]
+fn every_byte_exact_exchange_goes_as_written_over_web_socket() {
+    let broker = Broker::options().toml(WEB_SOCKET).start();
+    play_all(broker, |broker| bridge_to_web_socket(broker.address()));
+}
+
+fn play_all(mut broker: Broker, address: impl Fn(&Broker) -> SocketAddr) {
     let directory = directory();
     if !directory.is_dir() {
         println!(
@@ -40,8 +50,7 @@ fn every_byte_exact_exchange_goes_as_written() {
         );
     }
 
-    let mut broker = Broker::start();
-    let outcomes = play_files(&files, broker.address(), &filter);
+    let outcomes = play_files(&files, address(&broker), &filter);
     assert!(broker.is_alive(), "the broker ended:\n{}", broker.log());
 
     let failures: Vec<&String> = outcomes
@@ -99,6 +108,8 @@ fn a_broker_that_closes_at_once_fails_every_exchange_that_expects_bytes() {
     }
     server.join().unwrap();
 }
+
+const WEB_SOCKET: &str = "allow_anonymous = true\n[[listeners]]\naddress = \"127.0.0.1:{port}\"\nprotocol = \"websocket\"\n";
 
 /// One file, in the order in which it is to be played.
 struct File {

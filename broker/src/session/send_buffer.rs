@@ -91,11 +91,19 @@ impl SendBuffer {
 
     /// The next bytes to write, as slices for one vectored write. Gives how many slices were filled.
     pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        self.slices_within(usize::MAX, slices)
+    }
+
+    /// The same, `limit` bytes at most.
+    pub fn slices_within<'a>(&'a self, limit: usize, slices: &mut [IoSlice<'a>]) -> usize {
         let mut filled = 0;
         let mut skip = self.written;
+        let mut left = limit;
         for bytes in self.chunks.iter().map(Chunk::bytes).chain([&*self.tail]) {
             let unwritten = bytes.get(skip..).unwrap_or_default();
+            let unwritten = unwritten.get(..left).unwrap_or(unwritten);
             skip = 0;
+            left -= unwritten.len();
             if unwritten.is_empty() {
                 continue;
             }
@@ -228,6 +236,23 @@ mod tests {
             }
             assert_eq!(out, b"abcdefghijkl");
             assert!(written(&buffer).is_empty());
+        }
+    }
+
+    #[test]
+    fn no_more_is_offered_than_was_asked_for() {
+        let mut buffer = SendBuffer::default();
+        buffer.extend(b"abc");
+        buffer.share(Bytes::from_static(b"defg"));
+        buffer.extend(b"hij");
+        for limit in 0..=10 {
+            let mut slices = [IoSlice::new(&[]); 8];
+            let filled = buffer.slices_within(limit, &mut slices);
+            let offered: Vec<u8> = slices[..filled]
+                .iter()
+                .flat_map(|slice| slice.to_vec())
+                .collect();
+            assert_eq!(offered, b"abcdefghij"[..limit]);
         }
     }
 

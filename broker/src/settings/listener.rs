@@ -191,6 +191,25 @@ impl ProtocolVersions {
     };
 }
 
+impl IpNetwork {
+    /// Whether the address lies in the range. An IPv4 address in the form of an IPv6 one is the IPv4 address.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(network), IpAddr::V4(address)) => {
+                let host_bits = 32_u32.saturating_sub(self.prefix_bits.into());
+                let differing = network.to_bits() ^ address.to_bits();
+                differing.checked_shr(host_bits).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(network), IpAddr::V6(address)) => {
+                let host_bits = 128_u32.saturating_sub(self.prefix_bits.into());
+                let differing = network.to_bits() ^ address.to_bits();
+                differing.checked_shr(host_bits).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
+
 impl Default for SecuritySettings {
     fn default() -> Self {
         Self {
@@ -210,5 +229,30 @@ impl fmt::Display for Endpoint {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => path.display().fmt(f),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_contains_its_addresses_and_no_others() {
+        let network = |address: &str, prefix_bits| IpNetwork {
+            address: address.parse().unwrap(),
+            prefix_bits,
+        };
+        let contains =
+            |network: IpNetwork, address: &str| network.contains(address.parse().unwrap());
+        assert!(contains(network("10.0.0.0", 8), "10.255.0.1"));
+        assert!(contains(network("10.0.0.0", 8), "::ffff:10.1.2.3"));
+        assert!(!contains(network("10.0.0.0", 8), "11.0.0.0"));
+        assert!(contains(network("0.0.0.0", 0), "203.0.113.9"));
+        assert!(!contains(network("0.0.0.0", 0), "::1"));
+        assert!(contains(network("192.0.2.7", 32), "192.0.2.7"));
+        assert!(!contains(network("192.0.2.7", 32), "192.0.2.6"));
+        assert!(contains(network("2001:db8::", 32), "2001:db8:1::1"));
+        assert!(!contains(network("2001:db8::", 32), "2001:db9::1"));
+        assert!(contains(network("::", 0), "::1"));
     }
 }

@@ -614,6 +614,10 @@ impl Shard {
         self.id
     }
 
+    pub fn settings(&self) -> &Arc<Settings> {
+        &self.shared.settings
+    }
+
     pub fn counters(&self) -> &Counters {
         &self.sinks.counters
     }

@@ -1,0 +1,280 @@
+//! What the bytes of a Network Connection go through: a socket, and WebSocket over it where the listener asks for it.
+//!
+//! In come bytes of MQTT to be sent, out go bytes of MQTT that were received. A `Transport` belongs to one runtime;
+//! `Detached` is the same between two (D13). Plain TCP is a branch away from the socket. Which calls exist on which system,
+//! what a PROXY header says and how an HTTP request becomes a WebSocket is known in here only. Nothing here knows MQTT.
+
+pub(crate) mod opening;
+mod proxy;
+pub(crate) mod tcp;
+pub(crate) mod unix;
+mod upgrade;
+mod websocket;
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::session::send_buffer::{BufferPool, SendBuffer};
+use websocket::WebSocket;
+
+/// An open connection on this thread's runtime.
+pub struct Transport {
+    stream: Stream,
+    /// Boxed: plain connections do not pay for it.
+    web: Option<Box<WebSocket>>,
+}
+
+/// The same between two runtimes.
+pub struct Detached {
+    stream: DetachedStream,
+    web: Option<Box<WebSocket>>,
+}
+
+/// The socket itself.
+pub(crate) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+enum DetachedStream {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// Who is at the other end, as far as the socket or a trusted proxy tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    Address(SocketAddr),
+    /// A Unix socket has no addresses of clients: they are called by the listener's path.
+    Path(Arc<str>),
+}
+
+/// What a read brought.
+pub(crate) enum Incoming {
+    /// Bytes of MQTT, at the start of the buffer.
+    Bytes {
+        count: usize,
+        /// The buffer was filled: there may be more.
+        is_full: bool,
+    },
+    /// Nothing of MQTT: a ping, or a part of a frame's head.
+    Nothing,
+    /// The peer has said its last word, or one that ends the connection.
+    End,
+}
+
+impl Transport {
+    /// Reads once into `buffer`.
+    #[inline]
+    pub(crate) fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<Incoming>> {
+        let Some(web) = &mut self.web else {
+            let size = buffer.len();
+            let count = ready!(self.stream.poll_read(context, buffer))?;
+            return Poll::Ready(Ok(match count {
+                0 => Incoming::End,
+                count => Incoming::Bytes {
+                    count,
+                    is_full: count == size,
+                },
+            }));
+        };
+        web.poll_read(&mut self.stream, context, buffer)
+    }
+
+    /// Writes as much of `send` as the socket takes. True: everything is written.
+    #[inline]
+    pub(crate) fn try_write(
+        &mut self,
+        send: &mut SendBuffer,
+        pool: &mut BufferPool,
+    ) -> io::Result<bool> {
+        if let Some(web) = &mut self.web {
+            return web.try_write(&self.stream, send, pool);
+        }
+        while !send.is_empty() {
+            let result = match send.as_single() {
+                Some(bytes) => self.stream.try_write(bytes),
+                None => {
+                    let mut slices = [IoSlice::new(&[]); SLICES];
+                    let filled = send.slices(&mut slices);
+                    self.stream
+                        .try_write_vectored(slices.get(..filled).unwrap_or_default())
+                }
+            };
+            match result {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => send.advance(count, pool),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Ready when the socket takes bytes again.
+    pub(crate) fn poll_write_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.poll_write_ready(context),
+            Stream::Unix(stream) => stream.poll_write_ready(context),
+        }
+    }
+
+    /// There is an answer of the transport itself to be written, such as to a ping.
+    #[inline]
+    pub(crate) fn has_own_answer(&self) -> bool {
+        self.web.as_ref().is_some_and(|web| web.has_own_answer())
+    }
+
+    /// The peer is to hear why, so the socket is not just dropped.
+    pub(crate) fn parts_politely(&self) -> bool {
+        self.web.is_some()
+    }
+
+    /// Sends FIN behind the last bytes and reads what the peer still says, so that the kernel does not reset the connection
+    /// and take our last bytes from the peer. Whoever calls gives it a time.
+    pub(crate) async fn part(mut self) {
+        if let Some(web) = &mut self.web {
+            web.say_goodbye();
+            let (mut nothing, mut pool) = (SendBuffer::default(), BufferPool::default());
+            while let Ok(false) = web.try_write(&self.stream, &mut nothing, &mut pool) {
+                if self.stream.writable().await.is_err() {
+                    return;
+                }
+            }
+        }
+        self.stream.part().await;
+    }
+
+    pub(crate) fn detach(self) -> io::Result<Detached> {
+        let stream = match self.stream {
+            Stream::Tcp(stream) => DetachedStream::Tcp(stream.into_std()?),
+            Stream::Unix(stream) => DetachedStream::Unix(stream.into_std()?),
+        };
+        Ok(Detached {
+            stream,
+            web: self.web,
+        })
+    }
+}
+
+impl Detached {
+    /// Belongs to the runtime of this thread from here on.
+    pub(crate) fn attach(self) -> io::Result<Transport> {
+        let stream = match self.stream {
+            DetachedStream::Tcp(stream) => Stream::Tcp(TcpStream::from_std(stream)?),
+            DetachedStream::Unix(stream) => Stream::Unix(UnixStream::from_std(stream)?),
+        };
+        Ok(Transport {
+            stream,
+            web: self.web,
+        })
+    }
+}
+
+impl Stream {
+    #[inline]
+    fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut read = ReadBuf::new(buffer);
+        match self {
+            Self::Tcp(stream) => ready!(Pin::new(stream).poll_read(context, &mut read))?,
+            Self::Unix(stream) => ready!(Pin::new(stream).poll_read(context, &mut read))?,
+        }
+        Poll::Ready(Ok(read.filled().len()))
+    }
+
+    async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        std::future::poll_fn(|context| self.poll_read(context, buffer)).await
+    }
+
+    #[inline]
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_write(bytes),
+            Self::Unix(stream) => stream.try_write(bytes),
+        }
+    }
+
+    #[inline]
+    fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_write_vectored(slices),
+            Self::Unix(stream) => stream.try_write_vectored(slices),
+        }
+    }
+
+    async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.writable().await,
+            Self::Unix(stream) => stream.writable().await,
+        }
+    }
+
+    async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            self.writable().await?;
+            match self.try_write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// FIN, then whatever still comes is read and forgotten.
+    async fn part(&mut self) {
+        let shut = match self {
+            Self::Tcp(stream) => SockRef::from(&*stream).shutdown(Shutdown::Write),
+            Self::Unix(stream) => SockRef::from(&*stream).shutdown(Shutdown::Write),
+        };
+        if shut.is_err() {
+            return;
+        }
+        let mut ignored = [0; 1024];
+        for _ in 0..PARTING_READS {
+            match self.read(&mut ignored).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+    }
+}
+
+impl Peer {
+    /// The address, where it has one.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Address(address) => Some(address.ip().to_canonical()),
+            Self::Path(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Path(path) => f.write_str(path),
+        }
+    }
+}
+
+const SLICES: usize = 64;
+const PARTING_READS: usize = 256;
