@@ -5,6 +5,7 @@
 //! opens loopback listeners and is ignored when the file defines a listener; `-v` and `-q` override
 //! the file's log level, and `-q` overrides `-v`.
 
+use crate::auth::passwd::PasswdArguments;
 use crate::auth::{LoadError, Passwords};
 use crate::config::{self, ConfigError};
 use crate::settings::{LogLevel, Settings};
@@ -17,10 +18,18 @@ use std::path::PathBuf;
 
 /// Reads the arguments, the program's own name first, and the configuration file they name.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, CliError> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let is_passwd = arguments.get(1).is_some_and(|word| word == "passwd");
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
+        Err(error) if is_passwd => {
+            return explain(&error).map_err(|error| CliError::Passwd(error.to_string()));
+        }
         Err(error) => return explain(&error),
     };
+    if let Some(Command::Passwd(passwd)) = arguments.command {
+        return Ok(Invocation::Passwd(Box::new(passwd)));
+    }
     if let Some(Command::Store(mut store)) = arguments.command {
         // Before the command they mean the same.
         store.data = store.data.or(arguments.data);
@@ -83,6 +92,8 @@ pub enum Invocation {
     Run(Box<Start>),
     /// Work on a store and exit.
     Store(Box<StoreArguments>),
+    /// Change a password file and exit.
+    Passwd(Box<PasswdArguments>),
     /// Write this to standard output and exit with 0.
     Print(String),
 }
@@ -165,6 +176,8 @@ pub enum CliError {
     Other(String),
     Config(ConfigError),
     Passwords(Vec<LoadError>),
+    /// An argument of `passwd`, which has exit codes of its own.
+    Passwd(String),
 }
 
 impl fmt::Display for CliError {
@@ -192,12 +205,21 @@ impl fmt::Display for CliError {
                 formatter,
                 "--data keeps what --ephemeral would forget; give one of them."
             ),
-            Self::Other(text) => formatter.write_str(text),
+            Self::Other(text) | Self::Passwd(text) => formatter.write_str(text),
             Self::Config(error) => error.fmt(formatter),
             Self::Passwords(errors) => {
                 let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
                 formatter.write_str(&lines.join("\nError: "))
             }
+        }
+    }
+}
+
+impl CliError {
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Passwd(_) => 1,
+            _ => EXIT_INVALID,
         }
     }
 }
@@ -264,6 +286,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Store(StoreArguments),
+    Passwd(PasswdArguments),
 }
 
 fn ports(given: &[String]) -> Result<Vec<u16>, CliError> {

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::panic;
 use std::process::ExitCode;
 
+use nightjar::auth::passwd::{self, PasswdArguments};
 use nightjar::cli::{self, EXIT_INVALID, Invocation};
 use nightjar::server::ServerError;
 use nightjar::store::{self, StoreError};
@@ -17,9 +18,10 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Ok(Invocation::Store(arguments)) => return run_store(*arguments),
+        Ok(Invocation::Passwd(arguments)) => return run_passwd(&arguments),
         Err(error) => {
             eprintln!("Error: {error}");
-            return ExitCode::from(EXIT_INVALID);
+            return ExitCode::from(error.exit_code());
         }
     };
     logging::init(start.settings.log_level);
@@ -32,6 +34,16 @@ fn main() -> ExitCode {
                 ServerError::Passwords(_) => ExitCode::from(EXIT_INVALID),
                 _ => ExitCode::FAILURE,
             }
+        }
+    }
+}
+
+fn run_passwd(arguments: &PasswdArguments) -> ExitCode {
+    match passwd::run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("Error: {error}");
+            ExitCode::from(error.exit_code())
         }
     }
 }

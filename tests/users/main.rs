@@ -3,5 +3,6 @@
 
 mod guessing;
 mod login;
+mod passwd;
 mod session;
 mod world;

@@ -261,7 +261,7 @@ const PARTS_MAX: usize = 4;
 /// Ten seconds of one thread, about: a line with more was written to keep the broker busy.
 pub const ITERATIONS_MAX: u32 = 10_000_000;
 const KIBIBYTES_MAX: u32 = 1_048_576;
-const PASSES_MAX: u32 = 64;
+pub const PASSES_MAX: u32 = 64;
 const LANES_MAX: u32 = 16;
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 pub mod backoff;
 pub mod hash;
 pub mod load;
+pub mod passwd;
 pub mod password_file;
 pub mod pool;
 
