@@ -68,6 +68,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
         }
         (None, false) => {}
     }
+    if start.config_file.is_none() && !ports.is_empty() {
+        start.settings.http_listener = None; // Several may run side by side.
+    }
     if !ports.is_empty() {
         if start.settings.local_only {
             let listeners = ports.iter().copied().flat_map(Settings::loopback_listeners);

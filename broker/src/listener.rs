@@ -111,6 +111,7 @@ pub async fn accept(door: Door, directory: Arc<Directory>, shards: ShardId, conn
             Ok((stream, peer)) => {
                 is_paused = false;
                 if let Some(limit) = door.full(&directory, connections_max) {
+                    directory.count_turned_away();
                     tracing::info!("Connection from {peer} refused: {limit} is reached.");
                     continue;
                 }

@@ -108,6 +108,13 @@ impl<'a> MessageRef<'a> {
         cost(self.topic, self.payload, self.properties)
     }
 
+    /// What the broker tells of itself: kept in memory only, and for nobody who is away. The state of bridges is theirs.
+    pub fn is_from_broker(&self) -> bool {
+        self.publisher.is_none()
+            && self.topic.starts_with("$SYS/")
+            && !self.topic.starts_with("$SYS/broker/connection/")
+    }
+
     pub fn is_expired(&self, now: u64) -> bool {
         self.expires_at.is_some_and(|at| at <= now)
     }

@@ -18,12 +18,16 @@ use crate::auth::{Auth, LoadError, Passwords};
 use crate::clock::Clock;
 use crate::data;
 use crate::exchange::Exchange;
+use crate::health::Health;
+use crate::http::{self, HttpServer, Pages, Rooms};
 use crate::identity::ShardId;
 use crate::listener;
+use crate::metrics::Metrics;
 use crate::session::authenticate::{ChallengeMethod, Method, Methods};
 use crate::settings::{Endpoint, Settings};
 use crate::shard::{PostOffice, Shared, restore_groups_and_retained};
 use crate::store::socket::SnapshotSocket;
+use crate::sys_topics::SysTopics;
 use crate::worker::{self, Directory, Order};
 
 /// Why the broker could not start or go on.
@@ -60,7 +64,19 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
         let opened = listener::open(listener);
         doors.extend(opened.map_err(|(endpoint, error)| ServerError::Listen { endpoint, error })?);
     }
+    let http =
+        http::bind(settings.http_listener).map_err(|(address, error)| ServerError::Listen {
+            endpoint: Endpoint::Tcp(address),
+            error,
+        })?;
+    let health = Arc::new(Health::default());
+    let pages = Arc::new(Pages::new(Arc::clone(&health)));
     let shards = shard_count(&settings);
+    // From here on there are other threads, and the process is who it will be.
+    let http = http
+        .map(|socket| HttpServer::start(socket, Arc::clone(&pages)))
+        .transpose()
+        .map_err(ServerError::Start)?;
     let store = data::open(&settings, shards).map_err(ServerError::Store)?;
     let backups = store
         .as_ref()
@@ -117,6 +133,24 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
     while let Some(restored) = all_ready.recv().await {
         restored.map_err(ServerError::Store)?;
     }
+    let metrics = Arc::new(Metrics::new(
+        Arc::clone(&directory),
+        Arc::clone(&shared.exchange),
+        store.as_ref(),
+        clock,
+        shards,
+    ));
+    let sys_topics = Arc::new(SysTopics::new(Arc::clone(&metrics), Arc::clone(&directory)));
+    if settings.sys_interval_seconds > 0 {
+        sys_topics.publish_changed().await;
+    }
+    // Ends with the runtime.
+    tokio::spawn(Arc::clone(&sys_topics).publish_every(settings.sys_interval_seconds));
+    // Set once; nobody else does.
+    let _ = pages.rooms.set(Rooms {
+        metrics,
+        sys_topics,
+    });
     let mut accepting = JoinSet::new();
     for door in doors {
         accepting.spawn(listener::accept(
@@ -127,9 +161,11 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
         ));
     }
     if let Some(store) = &store {
+        health.watch(store);
         // Ends with the runtime.
         tokio::spawn(data::look_after(Arc::clone(store)));
     }
+    health.serving();
     tracing::info!("nightjar version {} running", crate::cli::VERSION);
 
     tokio::select! {
@@ -137,6 +173,7 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
         _ = interrupt.recv() => tracing::info!("Shutting down (SIGINT)."),
         Some(_) = accepting.join_next() => tracing::error!("Accepting has ended; shutting down."),
     }
+    health.stopping();
     // Nobody is let in to a house that is being closed: the ports are free from here on.
     accepting.shutdown().await;
     let patience = Duration::from_secs(u64::from(settings.shutdown_timeout_seconds));
@@ -164,6 +201,7 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
     if let Some(store) = store {
         finish(&store)?;
     }
+    drop(http);
     tracing::info!("nightjar version {} terminating", crate::cli::VERSION);
     Ok(())
 }

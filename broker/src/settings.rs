@@ -26,6 +26,10 @@ use nightjar_storage::Durability;
 /// The port of MQTT without TLS.
 pub const DEFAULT_PORT: u16 = 1883;
 
+/// Where metrics and health are served where nobody chose a place.
+pub const DEFAULT_HTTP_LISTENER: SocketAddr =
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9884);
+
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Settings {
     // Who may connect, and where.
@@ -212,6 +216,9 @@ pub struct Settings {
     pub log: LogSettings,
     /// Seconds between two publications of `$SYS`; 0 = none.
     pub sys_interval_seconds: u32,
+    /// Where metrics and health are served over HTTP, to whoever can reach it; `None` = nowhere. The default address may be
+    /// taken, which is a warning; any other that cannot be opened stops the start. 16 connections at a time; one more is closed.
+    pub http_listener: Option<SocketAddr>,
 }
 
 /// What a full queue does with one more message (D1).
@@ -327,6 +334,7 @@ impl Default for Settings {
             log_level: LogLevel::Information,
             log: LogSettings::default(),
             sys_interval_seconds: 10,
+            http_listener: Some(DEFAULT_HTTP_LISTENER),
         }
     }
 }

@@ -25,6 +25,7 @@ use crate::auth::Verdict;
 use crate::clock::{Clock, Now};
 use crate::connection::{self, Socket};
 use crate::identity::{ConnectionId, ShardId};
+use crate::session::counters::Counters;
 use crate::settings::ListenerSettings;
 use crate::shard::{Received, Shard, Shared};
 use crate::transport::{Detached, Peer};
@@ -34,6 +35,9 @@ pub struct Directory {
     doors: Vec<Door>,
     /// Open sockets, of all workers.
     pub connections: Arc<AtomicU64>,
+    /// Sockets ever opened, and those that were closed at once for want of room.
+    pub connections_opened: AtomicU64,
+    pub connections_turned_away: AtomicU64,
 }
 
 struct Door {
@@ -54,6 +58,12 @@ pub enum Order {
     },
     /// Publish every will and hand over the mail that makes. Dropping `done` says so.
     PublishWills { done: mpsc::Sender<()> },
+    /// Tell what has been counted.
+    Report {
+        to: mpsc::Sender<(ShardId, Counters)>,
+    },
+    /// Publish what the broker tells of itself: topics and payloads.
+    PublishOwn { messages: Vec<(Box<str>, Box<str>)> },
     /// Say goodbye to everybody and stop when the last connection is gone.
     ShutDown { patience: Duration },
 }
@@ -101,7 +111,7 @@ impl Directory {
         let mut doors = Vec::new();
         let mut doorways = Vec::new();
         for _ in 0..shards {
-            // Bounded by the sockets there may be: one order each at a time, and one to shut down.
+            // Bounded by the sockets there may be, one order each at a time, and by what the main thread asks one at a time.
             let (sender, receiver) = mpsc::unbounded_channel();
             let mail = Arc::new(Notify::new());
             let journal = Arc::new(Notify::new());
@@ -121,6 +131,8 @@ impl Directory {
             Self {
                 doors,
                 connections: Arc::default(),
+                connections_opened: AtomicU64::new(0),
+                connections_turned_away: AtomicU64::new(0),
             },
             doorways,
         )
@@ -134,11 +146,17 @@ impl Directory {
     }
 
     pub fn count(&self, of_listener: &Arc<AtomicU64>) -> Counted {
+        self.connections_opened.fetch_add(1, Ordering::Relaxed);
         let counts = [&self.connections, of_listener].map(Arc::clone);
         for count in &counts {
             count.fetch_add(1, Ordering::Relaxed);
         }
         Counted(counts)
+    }
+
+    /// A socket was closed before anything was read from it.
+    pub fn count_turned_away(&self) {
+        self.connections_turned_away.fetch_add(1, Ordering::Relaxed);
     }
 
     fn wake(&self, shard: ShardId) {
@@ -282,6 +300,22 @@ async fn obey(worker: Rc<RefCell<Worker>>, mut orders: mpsc::UnboundedReceiver<O
                 connection,
                 verdict,
             } => worker.borrow_mut().verified(connection, verdict),
+            Order::Report { to } => {
+                let worker = worker.borrow();
+                // Whoever asked and has gone does not want to know any more.
+                let _ = to.try_send((worker.shard.id(), *worker.shard.counters()));
+            }
+            Order::PublishOwn { messages } => {
+                let mut worker = worker.borrow_mut();
+                let now = worker.now();
+                for (topic, payload) in messages {
+                    worker.shard.publish_own(now, &topic, payload.as_bytes());
+                    if worker.shard.is_turn_full() {
+                        worker.flush();
+                    }
+                }
+                worker.after_input();
+            }
             Order::PublishWills { done } => {
                 let mut worker = worker.borrow_mut();
                 let now = worker.now();

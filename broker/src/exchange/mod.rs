@@ -38,6 +38,8 @@ pub struct Exchange {
     pub sessions: Bounded,
     pub subscription_count: Bounded,
     pub will_bytes: Bounded,
+    /// Of the subscriptions, those that are shared.
+    pub shared_subscriptions: AtomicU64,
     /// Bytes waiting in all send buffers, as of each shard's last turn.
     pub send_bytes: AtomicU64,
     homes: DashMap<Arc<str>, ShardId, foldhash::fast::FixedState>,
@@ -72,6 +74,7 @@ impl Exchange {
             sessions: Bounded::new(settings.sessions_max),
             subscription_count: Bounded::new(settings.subscriptions_max),
             will_bytes: Bounded::new(settings.will_bytes_max),
+            shared_subscriptions: AtomicU64::new(0),
             send_bytes: AtomicU64::new(0),
             homes: DashMap::with_hasher(hasher.clone()),
             groups: DashMap::with_hasher(hasher),
@@ -128,6 +131,11 @@ impl Exchange {
                 return (group, joined);
             }
         }
+    }
+
+    /// Share groups that have members.
+    pub fn group_count(&self) -> usize {
+        self.groups.len()
     }
 
     pub fn group_by_id(&self, id: GroupId) -> Option<Arc<ShareGroup>> {

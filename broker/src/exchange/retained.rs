@@ -107,6 +107,7 @@ impl<M> RetainedStore<M> {
             totals: Totals {
                 count: AtomicU64::new(0),
                 bytes: AtomicU64::new(0),
+                own: AtomicU64::new(0),
                 limits,
             },
             sweep: Mutex::new(Sweep::default()),
@@ -156,6 +157,28 @@ impl<M> RetainedStore<M> {
         // Freeing a large message is not the business of those who wait for the lock.
         drop(previous);
         Ok(sequence)
+    }
+
+    /// Stores or replaces a message of the broker's own, which counts against no bound.
+    pub fn store_own(&self, topic: &str, message: Arc<M>) -> Sequence {
+        let key = Key::of(topic);
+        let mut bucket = write(&self.buckets[self.choice.of(topic)]);
+        let previous = bucket.remove(key.as_bytes());
+        let sequence = self.next_sequence();
+        let entry = Entry {
+            message,
+            bytes: OWN,
+            expires_at: NEVER,
+            sequence,
+        };
+        bucket.entries.insert(key.as_bytes().into(), entry);
+        self.totals.own.fetch_add(1, Ordering::Relaxed);
+        if let Some(previous) = &previous {
+            self.totals.remove(previous.bytes);
+        }
+        drop(bucket);
+        drop(previous);
+        sequence
     }
 
     /// Removes the message of a topic [MQTT-3.3.1-6]. A removal has a sequence also where there was nothing.
@@ -221,6 +244,11 @@ impl<M> RetainedStore<M> {
     /// How many messages are held, expired ones included until they are swept.
     pub fn len(&self) -> u64 {
         self.totals.count.load(Ordering::Relaxed)
+    }
+
+    /// How many messages of the broker's own are held besides.
+    pub fn own(&self) -> u64 {
+        self.totals.own.load(Ordering::Relaxed)
     }
 
     /// Whether nothing is held.
@@ -516,6 +544,8 @@ fn leap_behind(begin: &[u8], bound: &mut Vec<u8>) -> Check {
 struct Totals {
     count: AtomicU64,
     bytes: AtomicU64,
+    /// Messages of the broker's own, which are in neither.
+    own: AtomicU64,
     limits: RetainedLimits,
 }
 
@@ -528,6 +558,11 @@ impl Totals {
     }
 
     fn replace(&self, before: u64, bytes: u64) -> Result<(), RetainedFull> {
+        if before == OWN {
+            self.add(bytes)?;
+            self.own.fetch_sub(1, Ordering::Relaxed);
+            return Ok(());
+        }
         if bytes > before {
             return reserve(&self.bytes, bytes - before, self.limits.bytes_max);
         }
@@ -536,6 +571,10 @@ impl Totals {
     }
 
     fn remove(&self, bytes: u64) {
+        if bytes == OWN {
+            self.own.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
         self.count.fetch_sub(1, Ordering::Relaxed);
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
@@ -545,7 +584,7 @@ impl Totals {
             let sum = self.bytes.load(Ordering::Relaxed).checked_add(growth);
             sum.is_some_and(|sum| sum <= self.limits.bytes_max)
         };
-        match existing {
+        match existing.filter(|before| *before != OWN) {
             Some(before) => bytes <= before || has_room(bytes - before),
             None => self.count.load(Ordering::Relaxed) < self.limits.count_max && has_room(bytes),
         }
@@ -570,6 +609,9 @@ struct Sweep {
 
 /// Stands for `/` in a key.
 const SEPARATOR: u8 = 0;
+
+/// The `bytes` of a message of the broker's own; no message has so many.
+const OWN: u64 = u64::MAX;
 
 /// The `expires_at` of a message that does not expire; no clock of ours gets there.
 const NEVER: u64 = u64::MAX;

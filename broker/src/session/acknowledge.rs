@@ -9,7 +9,6 @@ use nightjar_storage::{MessageId, Operation, Owner};
 use super::inflight::State;
 use super::output::Outputs;
 use super::publish::Kind;
-use super::send_buffer::SendBuffer;
 use super::{Session, Violation};
 use crate::identity::{GroupId, Origin};
 
@@ -40,13 +39,7 @@ impl Session {
         let Some(entry) = self.inflight.find(packet_id) else {
             // D20: an id that is not in use is answered as if it were, unless the client refuses what it names.
             if !reason_code.is_error() {
-                write_short(
-                    PUBREL,
-                    packet_id,
-                    ReasonCode::Success,
-                    self.version,
-                    out.send,
-                );
+                write_short(PUBREL, packet_id, ReasonCode::Success, self.version, out);
             }
             return Ok(());
         };
@@ -71,23 +64,11 @@ impl Session {
                 if ticket.is_some() {
                     out.journal.held.push((self.id, packet_id));
                 } else {
-                    write_short(
-                        PUBREL,
-                        packet_id,
-                        ReasonCode::Success,
-                        self.version,
-                        out.send,
-                    );
+                    write_short(PUBREL, packet_id, ReasonCode::Success, self.version, out);
                 }
             }
             State::AwaitPubcomp if entry.hold.is_none() => {
-                write_short(
-                    PUBREL,
-                    packet_id,
-                    ReasonCode::Success,
-                    self.version,
-                    out.send,
-                );
+                write_short(PUBREL, packet_id, ReasonCode::Success, self.version, out);
             }
             State::AwaitPubcomp => {}
             State::AwaitPuback | State::Done => return Err(Violation::WrongAcknowledgement),
@@ -202,9 +183,11 @@ pub fn write_short(
     packet_id: PacketId,
     reason_code: ReasonCode,
     version: ProtocolVersion,
-    send: &mut SendBuffer,
+    out: &mut Outputs<'_>,
 ) {
     let [high, low] = packet_id.get().to_be_bytes();
+    out.counters.count_sent(first_byte);
+    let send = &mut out.send;
     if version.is_v5() && reason_code != ReasonCode::Success {
         send.extend(&[first_byte, 3, high, low, reason_code.as_u8()]);
     } else {

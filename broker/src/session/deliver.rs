@@ -49,6 +49,11 @@ impl Session {
             return true;
         }
         if self.link.is_none() {
+            if message.is_from_broker() {
+                // What the broker tells of itself is of no use later, and nobody has to have read all of it.
+                self.drop_delivery(message.message_id, grant, out);
+                return true;
+            }
             if qos == QoS::AtMostOnce && !out.settings.queue_qos0 {
                 out.counters.dropped_offline += 1;
                 self.drop_delivery(message.message_id, grant, out);
@@ -269,7 +274,7 @@ impl Session {
                     packet_id,
                     nightjar_codec::ReasonCode::Success,
                     self.version,
-                    out.send,
+                    out,
                 );
             }
             Some((State::AwaitPubrec, Some(kept))) => self.write_kept(&kept, packet_id, out),
@@ -464,7 +469,7 @@ impl Session {
                 packet_id,
                 nightjar_codec::ReasonCode::Success,
                 self.version,
-                out.send,
+                out,
             );
             self.inflight.mark_sent();
             return true;
@@ -691,6 +696,7 @@ impl Link {
         }
         out.frames.turn_bytes += out.send.len() - before;
         out.counters.messages_sent[sending.qos as usize] += 1;
+        out.counters.payload_bytes_sent += message.payload.len() as u64;
         true
     }
 }

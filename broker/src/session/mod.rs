@@ -11,6 +11,7 @@
 pub mod acknowledge;
 pub mod authenticate;
 pub mod connect;
+pub mod counters;
 pub mod deliver;
 pub mod disconnect;
 pub mod inflight;

@@ -8,6 +8,7 @@ use nightjar_codec::packet::PublishHead;
 use nightjar_codec::{PacketId, ProtocolVersion, QoS};
 use nightjar_storage::{Batch, Operation, StoredMessage};
 
+pub use super::counters::Counters;
 use super::queue::MemoryLimits;
 use super::quota::{QueueLimits, QueueTotals};
 use super::send_buffer::{SHARE_FROM, SHARE_WITH_NOBODY_FROM, SendBuffer};
@@ -97,36 +98,6 @@ impl JournalSink {
         self.batch_bytes = 0;
         Batch(std::mem::take(&mut self.batch))
     }
-}
-
-/// What happened, in numbers. Plain integers; the metrics room reads them.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Counters {
-    pub messages_received: [u64; 3],
-    pub messages_sent: [u64; 3],
-    pub dropped_queue_full: u64,
-    pub dropped_send_buffer_full: u64,
-    pub dropped_too_large: u64,
-    pub dropped_expired: u64,
-    pub dropped_offline: u64,
-    pub retained_refused: u64,
-    pub retained_unwritten: u64,
-    pub connections_opened: u64,
-    pub connections_closed: u64,
-    pub violations: u64,
-    /// Passwords and proofs that were right, and wrong; refused unseen after too many failures; not compared because too many
-    /// waited for that.
-    pub logins_accepted: u64,
-    pub logins_refused: u64,
-    pub logins_unseen: u64,
-    pub logins_busy: u64,
-    pub panics: u64,
-    pub journal_refused: u64,
-    /// Messages that were refused because the journal had failed.
-    pub publishes_not_owned: u64,
-    /// How often a connection was not read because too much waited for the journal, and for how long in all (D4).
-    pub connections_paused: u64,
-    pub paused_milliseconds: u64,
 }
 
 /// What is the same in the frame for every receiver of one kind.

@@ -159,6 +159,7 @@ impl Session {
             ResolvedTopic::Aliased(topic) => topic,
         };
         if !may_publish_to(name) {
+            out.counters.publishes_not_authorized += 1;
             return self.refuse(publish, ReasonCode::NotAuthorized, out);
         }
         if let (Some(alias), ResolvedTopic::InPacket) = (publish.properties.topic_alias, &topic) {
@@ -199,6 +200,7 @@ impl Session {
             _ => Receipt::None,
         };
         out.counters.messages_received[publish.qos as usize] += 1;
+        out.counters.payload_bytes_received += publish.payload.len() as u64;
         Ok(Inbound::Publish { topic, receipt })
     }
 
@@ -385,15 +387,20 @@ impl Kind {
         out: &mut Outputs<'_>,
     ) {
         if reason_code.is_error() && audience.listens() {
+            out.counters.count_sent(self.first_byte());
             self.write_explained(packet_id, reason_code, audience, version, out);
             return;
         }
-        let first_byte = match self {
+        let first_byte = self.first_byte();
+        super::acknowledge::write_short(first_byte, packet_id, reason_code, version, out);
+    }
+
+    fn first_byte(self) -> u8 {
+        match self {
             Self::Puback => 0x40,
             Self::Pubrec => 0x50,
             Self::Pubcomp | Self::PubcompOfNothing => 0x70,
-        };
-        super::acknowledge::write_short(first_byte, packet_id, reason_code, version, out.send);
+        }
     }
 
     fn write_explained(

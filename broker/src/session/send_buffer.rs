@@ -28,6 +28,8 @@ pub struct SendBuffer {
     unsent: usize,
     /// Bytes ever put in.
     appended: u64,
+    /// Bytes written since somebody asked last.
+    newly_written: u64,
 }
 
 #[derive(Debug)]
@@ -128,6 +130,7 @@ impl SendBuffer {
     /// Forgets `count` bytes that were written. An empty buffer gives its memory to `pool`.
     pub fn advance(&mut self, count: usize, pool: &mut BufferPool) {
         debug_assert!(count <= self.len, "more written than there was");
+        self.newly_written += count as u64;
         self.len = self.len.saturating_sub(count);
         self.written += count;
         while let Some(first) = self.chunks.front() {
@@ -148,6 +151,18 @@ impl SendBuffer {
             self.tail.drain(..self.written);
             self.written = 0;
         }
+    }
+
+    /// Forgets everything that was not written.
+    pub fn discard(&mut self, pool: &mut BufferPool) {
+        let written = self.newly_written;
+        self.advance(self.len, pool);
+        self.newly_written = written;
+    }
+
+    /// Bytes written since the last call.
+    pub fn take_written(&mut self) -> u64 {
+        mem::take(&mut self.newly_written)
     }
 
     fn count(&mut self, bytes: usize) {

@@ -17,6 +17,7 @@ use crate::identity::{ConnectionId, GroupId, SessionId};
 use crate::message::MessageRef;
 use crate::session::Violation;
 use crate::session::connect::refusal;
+use crate::session::counters::{Closed, SessionEnd};
 use crate::session::disconnect::WillFate;
 use crate::session::reason_string::Audience;
 use crate::session::will::{self, Will};
@@ -64,6 +65,8 @@ impl Shard {
         if connection.is_closing() {
             return;
         }
+        let was_served = connection.is_served();
+        self.count_close(&cause, was_served);
         self.forget_paused(now, id);
         let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
             return;
@@ -74,14 +77,10 @@ impl Shard {
             Phase::Serving { session } => Some(session),
             _ => None,
         };
-        if matches!(cause, Cause::Violation(_)) {
-            self.sinks.counters.violations += 1;
-        }
         let greeted = served.is_some() && !connection.is_corked;
         if std::mem::take(&mut connection.is_corked) {
             // It has not heard CONNACK, and does not hear it now.
-            let unsent = connection.send.len();
-            connection.send.advance(unsent, &mut self.sinks.pool);
+            connection.send.discard(&mut self.sinks.pool);
         }
         if let Some((mut packet, version)) = farewell(&cause, connection.version, greeted) {
             let version = version.unwrap_or(connection.version);
@@ -96,6 +95,8 @@ impl Shard {
             audience.explain(&mut packet, &cause);
             connection.send.borrow_from(&mut self.sinks.pool);
             let encoded = connection.send.append(|out| packet.encode(version, out));
+            let packet_type = packet.packet_type() as u8;
+            self.sinks.counters.count_sent(packet_type << 4);
             // [v3 MQTT-3.2.2-6]: where no return code fits, nothing is sent.
             debug_assert!(
                 encoded.is_ok() || !version.is_v5(),
@@ -120,6 +121,25 @@ impl Shard {
         }
     }
 
+    fn count_close(&mut self, cause: &Cause, served: bool) {
+        let counters = &mut self.sinks.counters;
+        counters.closed[cause.label() as usize] += 1;
+        counters.violations += u64::from(matches!(cause, Cause::Violation(_)));
+        let refusal = match cause {
+            _ if served => None,
+            Cause::Refused(reason_code) | Cause::Server(reason_code) => Some(*reason_code),
+            Cause::Violation(violation) => Some(violation.reason_code()),
+            Cause::NotConnect | Cause::TooMuchBeforeConnack => Some(ReasonCode::ProtocolError),
+            Cause::NotAuthorised(_) => Some(ReasonCode::NotAuthorized),
+            Cause::Unanswerable => Some(ReasonCode::PacketTooLarge),
+            Cause::JournalStalled => Some(ReasonCode::ServerUnavailable),
+            _ => None,
+        };
+        if let Some(reason_code) = refusal {
+            counters.refused.count(reason_code);
+        }
+    }
+
     /// A new connection for a client id that has one: the old client hears 0x8E [MQTT-3.1.4-3].
     pub(super) fn take_over(&mut self, now: Now, session: SessionId) {
         let connection = self
@@ -139,6 +159,7 @@ impl Shard {
             return;
         };
         session.link = None;
+        self.sinks.counters.disconnects += 1;
         self.keep_or_forget_retained(now, id);
         let Some(session) = self.sessions.get_mut(id.slot, id.generation) else {
             return;
@@ -179,12 +200,12 @@ impl Shard {
             self.publish_will(now, id, &will);
         }
         if ends {
-            self.end_session(now, id);
+            self.end_session(now, id, SessionEnd::Disconnect);
         }
     }
 
     /// The session and everything it is known by goes. A will that waits fires now [MQTT-3.1.3-9].
-    pub(super) fn end_session(&mut self, now: Now, id: SessionId) {
+    pub(super) fn end_session(&mut self, now: Now, id: SessionId, why: SessionEnd) {
         self.return_to_groups(now, id, None);
         let Some(session) = self.sessions.get_mut(id.slot, id.generation) else {
             return;
@@ -221,6 +242,7 @@ impl Shard {
         self.retained_readings.remove(&id);
         self.sessions.remove(id.slot, id.generation);
         self.by_client_id.remove(&*client_id);
+        self.sinks.counters.sessions_ended[why as usize] += 1;
         self.shared.exchange.sessions.give_back(1);
         self.shared.exchange.forget_home(&client_id);
     }
@@ -354,7 +376,7 @@ impl Shard {
             .get(id.slot, id.generation)
             .is_some_and(|session| session.expires_at.is_some_and(|at| at <= now.monotonic));
         if expired {
-            self.end_session(now, id);
+            self.end_session(now, id, SessionEnd::Expired);
         } else {
             self.arm_session(id);
         }
@@ -448,6 +470,27 @@ impl Shard {
                     tracing::debug!("Connection from {} closed: {other}.", connection.peer)
                 }
             },
+        }
+    }
+}
+
+impl Cause {
+    /// The metric's word for it.
+    fn label(&self) -> Closed {
+        match self {
+            Self::Violation(_) | Self::NotConnect => Closed::ProtocolError,
+            Self::Refused(_) | Self::NotAuthorised(_) | Self::Unanswerable => Closed::Refused,
+            Self::NoLongerAuthorised => Closed::NotAuthorized,
+            Self::TooMuchBeforeConnack => Closed::ProtocolError,
+            Self::Disconnected(_) => Closed::Disconnect,
+            Self::PeerGone => Closed::Peer,
+            Self::KeepAlive => Closed::KeepAlive,
+            Self::ConnectTimeout => Closed::ConnectTimeout,
+            Self::TakenOver => Closed::TakenOver,
+            Self::ShutDown => Closed::ShutDown,
+            Self::Server(_) => Closed::Server,
+            Self::NotOwned | Self::JournalStalled => Closed::NotStored,
+            Self::Panic => Closed::Panic,
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::clock::Now;
 use crate::identity::{ConnectionId, SessionId, ShardId};
 use crate::session::Session;
 use crate::session::connect::{Admitted, admit, needs_client_id};
+use crate::session::counters::SessionEnd;
 
 impl Shard {
     /// The first packet. `Ok(Some)`: its client id lives on that shard.
@@ -141,7 +142,7 @@ impl Shard {
         if let Some(existing) = existing
             && resumed.is_none()
         {
-            self.end_session(now, existing); // [MQTT-3.1.2-4]
+            self.end_session(now, existing, SessionEnd::CleanStart); // [MQTT-3.1.2-4]
         }
         let session = match resumed {
             Some(session) => session,
@@ -201,6 +202,7 @@ impl Shard {
         }
         let window = u32::from(admitted.link.receive_maximum);
         session.attach(admitted.link);
+        self.sinks.counters.connects_accepted += 1;
         let connection = self.connections.get(id.slot, id.generation);
         if let (Some(link), Some(connection)) = (session.link.as_mut(), connection) {
             link.from_memory = connection.from_memory;
@@ -266,6 +268,7 @@ impl Shard {
             slot,
             generation,
         };
+        self.sinks.counters.sessions_created += 1;
         self.shared.exchange.settle(&client_id, shard);
         self.by_client_id.insert(client_id, id);
         id

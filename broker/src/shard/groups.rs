@@ -40,6 +40,11 @@ impl Shard {
         is_held: bool,
     ) -> Offered {
         let mut offered = Offered::default();
+        if message.is_from_broker() && message.qos > QoS::AtMostOnce && !route.groups.is_empty() {
+            // For whoever is there: no group keeps what the broker tells of itself.
+            let own = MessageRef::new(message.topic, message.payload, &[], QoS::AtMostOnce);
+            return self.offer_to_groups(&own, route, false);
+        }
         for group in &route.groups {
             let is_stored = message.message_id != 0 && group.is_resumable();
             if is_stored || is_held {

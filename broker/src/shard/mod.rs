@@ -337,7 +337,6 @@ impl Shard {
             waiting_publishes: VecDeque::new(),
             waiting_bytes: 0,
         });
-        self.sinks.counters.connections_opened += 1;
         let id = ConnectionId { slot, generation };
         self.arm_connection(id, Some(deadline));
         id
@@ -350,6 +349,7 @@ impl Shard {
             return Received::Continue;
         };
         connection.last_received = now.monotonic;
+        self.sinks.counters.bytes_received += bytes.len() as u64;
         let mut unread = std::mem::take(&mut connection.unread);
         self.receive_bytes -= unread.len() as u64;
         let mut rest = bytes;
@@ -441,10 +441,10 @@ impl Shard {
         self.arm_connection(id, None);
         if let Some(mut connection) = self.connections.remove(id.slot, id.generation) {
             self.receive_bytes -= connection.received_bytes();
-            self.sinks.counters.connections_closed += 1;
-            let unwritten = connection.send.len();
-            connection.send.advance(unwritten, &mut self.sinks.pool);
-            self.sinks.unsent -= connection.send.note_unsent() as u64;
+            connection.send.discard(&mut self.sinks.pool);
+            let before = connection.send.note_unsent();
+            self.sinks.unsent -= before as u64;
+            self.sinks.counters.connections_behind -= u64::from(before > 0);
         }
     }
 
@@ -519,8 +519,15 @@ impl Shard {
             return;
         };
         let before = connection.send.note_unsent();
-        self.sinks.unsent += connection.send.len() as u64;
-        self.sinks.unsent -= before as u64;
+        let left = connection.send.len();
+        self.sinks.counters.bytes_sent += connection.send.take_written();
+        if left > 0 || before > 0 {
+            self.sinks.unsent += left as u64;
+            self.sinks.unsent -= before as u64;
+            let behind = &mut self.sinks.counters.connections_behind;
+            *behind += u64::from(left > 0);
+            *behind -= u64::from(before > 0);
+        }
         if connection.send.is_behind() {
             return;
         }
@@ -704,6 +711,8 @@ impl Shard {
 
     fn move_away(&mut self, id: ConnectionId, home: ShardId, unread: &[u8]) -> Received {
         self.released(id);
+        // They are counted where they are read again.
+        self.sinks.counters.bytes_received -= unread.len() as u64;
         Received::Move {
             home,
             unread: unread.to_vec(),

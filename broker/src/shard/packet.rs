@@ -34,14 +34,19 @@ impl Shard {
                 self.serve(now, id, session, packet)
             }
             Phase::Greeting => match self.greet(now, id, packet) {
-                Ok(home) => return home,
+                Ok(Some(home)) => return Some(home), // It is counted there.
+                Ok(None) => {
+                    self.sinks.counters.count_received(CONNECT << 4);
+                    return None;
+                }
                 Err(cause) => Err(cause),
             },
             Phase::Authenticating { .. } => self.continue_authentication(now, id, packet),
             Phase::Verifying { .. } | Phase::Refusing { .. } | Phase::Closing => Ok(()),
         };
-        let is_publish = packet.first().is_some_and(|first| first >> 4 == PUBLISH);
-        self.note_needs(id, is_publish, pushed);
+        let first_byte = packet.first().copied().unwrap_or_default();
+        self.sinks.counters.count_received(first_byte);
+        self.note_needs(id, first_byte >> 4 == PUBLISH, pushed);
         if let Err(cause) = handled {
             self.close(now, id, cause);
         }
@@ -147,11 +152,13 @@ impl Shard {
         Ok(())
     }
 
-    /// Puts bytes in a connection's send buffer.
+    /// Puts the bytes of one packet in a connection's send buffer.
     pub(super) fn write(&mut self, id: ConnectionId, bytes: &[u8]) {
         if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
             connection.send.borrow_from(&mut self.sinks.pool);
             connection.send.extend(bytes);
+            let first_byte = bytes.first().copied().unwrap_or_default();
+            self.sinks.counters.count_sent(first_byte);
             connection.mark_dirty(&mut self.sinks.dirty);
         }
     }
@@ -167,6 +174,8 @@ impl Shard {
             let version = connection.version;
             connection.send.borrow_from(&mut self.sinks.pool);
             let encoded = connection.send.append(|out| packet.encode(version, out));
+            let packet_type = packet.packet_type() as u8;
+            self.sinks.counters.count_sent(packet_type << 4);
             debug_assert!(
                 encoded.is_ok(),
                 "a packet of our own does not encode: {encoded:?}"

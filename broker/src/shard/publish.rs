@@ -190,6 +190,14 @@ impl Shard {
         self.publish_along(now, message, &route, receipt.unwrap_or(Receipt::None));
     }
 
+    /// Publishes what the broker tells of itself below `$SYS`: retained, QoS 2, in memory only (D11).
+    pub fn publish_own(&mut self, now: Now, topic: &str, payload: &[u8]) {
+        let mut message = MessageRef::new(topic, payload, &[], QoS::ExactlyOnce);
+        debug_assert!(message.is_from_broker(), "{topic} is not the broker's");
+        message.retain = self.shared.settings.retain_available;
+        self.in_shared_room(|shard| shard.publish(now, &mut message, None));
+    }
+
     /// Owns the message as far as somebody durable wants it, and delivers it.
     fn publish_along(
         &mut self,
@@ -198,7 +206,8 @@ impl Shard {
         route: &Rc<Route>,
         receipt: Receipt,
     ) -> Accepted {
-        if message.retain && message.qos > QoS::AtMostOnce && !self.retained_would_fit(message) {
+        let is_owned = message.qos > QoS::AtMostOnce && !message.is_from_broker();
+        if message.retain && is_owned && !self.retained_would_fit(message) {
             self.sinks.counters.retained_refused += 1;
             return Accepted {
                 reason_code: ReasonCode::QuotaExceeded,
@@ -206,7 +215,7 @@ impl Shard {
             };
         }
         if message.retain {
-            if self.sinks.journal.enabled && message.qos > QoS::AtMostOnce {
+            if self.sinks.journal.enabled && is_owned {
                 self.name_for_store(message);
             }
             self.retain(now, message);
@@ -223,13 +232,13 @@ impl Shard {
         }
         let has_durable_owner =
             owners > skipped.len() || route.groups.iter().any(|group| group.is_resumable());
-        let durable = self.sinks.journal.enabled
-            && message.qos > QoS::AtMostOnce
-            && (has_durable_owner || message.retain);
+        let durable =
+            self.sinks.journal.enabled && is_owned && (has_durable_owner || message.retain);
         if durable && message.message_id == 0 {
             self.name_for_store(message);
         }
-        let is_held = message.qos == QoS::ExactlyOnce && (durable || self.held_publishes > 0);
+        let is_held =
+            message.qos == QoS::ExactlyOnce && is_owned && (durable || self.held_publishes > 0);
         let Offered {
             given,
             handing,
@@ -254,7 +263,7 @@ impl Shard {
         };
         // [MQTT-4.6.0-6]: nothing of QoS 2 overtakes what is held.
         let ticket = ticket.or_else(|| {
-            let overtakes = message.qos == QoS::ExactlyOnce && self.held_publishes > 0;
+            let overtakes = message.qos == QoS::ExactlyOnce && is_owned && self.held_publishes > 0;
             let last = self.waiting.back().filter(|_| overtakes)?;
             Some(last.ticket)
         });
@@ -289,11 +298,13 @@ impl Shard {
             self.handing_in.extend(handing);
         }
         // [MQTT-3.4.2-1]: 5.0 publishers of QoS 1 hear that nobody subscribes.
-        let reason_code = if route.is_empty() && message.qos == QoS::AtLeastOnce {
-            ReasonCode::NoMatchingSubscribers
-        } else {
-            ReasonCode::Success
-        };
+        let mut reason_code = ReasonCode::Success;
+        if route.is_empty() {
+            self.sinks.counters.dropped_no_subscribers += u64::from(message.publisher.is_some());
+            if message.qos == QoS::AtLeastOnce {
+                reason_code = ReasonCode::NoMatchingSubscribers;
+            }
+        }
         Accepted {
             reason_code,
             ticket,
@@ -399,6 +410,10 @@ impl Shard {
             return;
         }
         let stored = Arc::clone(message.stored());
+        if message.is_from_broker() {
+            message.sequence = retained.store_own(message.topic, stored);
+            return;
+        }
         match retained.store(
             message.topic,
             Arc::clone(&stored),

@@ -3,6 +3,7 @@
 //! For a session that can resume, both wait until the change is durable and only then take effect here: nothing a client
 //! was told about is forgotten, and a SUBACK leaves before anything its own subscription causes (D2, D3).
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use nightjar_codec::packet::{
@@ -291,6 +292,10 @@ impl Shard {
                 });
                 subscription.group = Some(group.id);
                 given = assignments;
+                let more = u64::from(is_new);
+                exchange
+                    .shared_subscriptions
+                    .fetch_add(more, Ordering::Relaxed);
             }
             _ => {
                 let subscriber = Subscriber::new(&subscription, &session.receiver);
@@ -316,6 +321,9 @@ impl Shard {
             return false;
         };
         if let Some(group_id) = subscription.group {
+            exchange
+                .shared_subscriptions
+                .fetch_sub(1, Ordering::Relaxed);
             self.return_to_groups(now, id, Some(group_id));
             if let Some(group) = exchange.group_by_id(group_id) {
                 // What the last member leaves behind is named one by one: a group of the same name may be there again before

@@ -479,6 +479,16 @@ pub(super) const KEYS: &[Key] = &[
         "0 publishes nothing of $SYS"
     ),
     Key {
+        name: "http_listener",
+        kind: Kind::Text {
+            expected: "an address such as \"127.0.0.1:9884\", or \"off\"",
+            set: |settings, text| {
+                settings.http_listener = text.parse().ok();
+                settings.http_listener.is_some() || text == "off"
+            },
+        },
+    },
+    Key {
         name: "password_file",
         kind: Kind::Path(|settings, path| settings.security.password_file = Some(path)),
     },

@@ -1,0 +1,732 @@
+//! What is counted, collected from all shards and written for Prometheus: the one place that knows the crate of that name.
+//!
+//! In: each shard's plain numbers, which it copies when it is asked (nothing is shared or locked on a message's way), and what
+//! the exchange, the store and the process know. Out: one `Report`, and its text. Labels are fixed: no client, no topic,
+//! nothing that anybody outside can choose (R19). `docs/metrics.md` has a row for every name.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use nightjar_codec::{PacketType, ReasonCode};
+use nightjar_storage::{Journal, JournalStatus, RedbEngine};
+use prometheus::TextEncoder;
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use tokio::sync::{Mutex, mpsc};
+
+use crate::cli::VERSION;
+use crate::clock::{Clock, Now};
+use crate::exchange::Exchange;
+use crate::identity::ShardId;
+use crate::session::counters::{Closed, Counters, SessionEnd};
+use crate::worker::{Directory, Order};
+
+/// The content type of what `text` gives.
+pub const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Where the numbers are collected.
+pub struct Metrics {
+    directory: Arc<Directory>,
+    exchange: Arc<Exchange>,
+    /// Not held: the store closes when the server lets go of it.
+    store: Option<Weak<RedbEngine>>,
+    clock: Clock,
+    started: Now,
+    shards: Mutex<Shards>,
+}
+
+/// What the shards said last.
+struct Shards {
+    answers: mpsc::Receiver<(ShardId, Counters)>,
+    to: mpsc::Sender<(ShardId, Counters)>,
+    each: Vec<Answer>,
+    /// A connection that moves is for a moment counted by neither shard: the sum does not go back for that.
+    bytes_received: u64,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Answer {
+    counters: Counters,
+    /// It was asked, and has not answered.
+    is_awaited: bool,
+}
+
+/// Everything at one moment.
+#[derive(Debug)]
+pub struct Report {
+    /// The sum of all shards.
+    pub counters: Counters,
+    /// Shards that did not answer in time; their last numbers are in the sum.
+    pub silent_shards: usize,
+    /// When it was made: milliseconds of the broker clock.
+    pub at: u64,
+    pub uptime_milliseconds: u64,
+    /// Seconds since 1970.
+    pub started_at: u64,
+    pub connections: u64,
+    pub connections_opened: u64,
+    pub connections_turned_away: u64,
+    pub sessions: u64,
+    pub subscriptions: u64,
+    pub shared_subscriptions: u64,
+    pub share_groups: u64,
+    pub retained_messages: u64,
+    /// `$SYS`, which is in memory only and in no bound.
+    pub retained_own: u64,
+    pub retained_bytes: u64,
+    pub queued_messages: u64,
+    pub queued_bytes: u64,
+    pub queued_memory_bytes: u64,
+    pub send_bytes: u64,
+    pub will_bytes: u64,
+    pub store: Option<StoreReport>,
+}
+
+/// What the store says of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreReport {
+    counters: nightjar_storage::Counters,
+    has_failed: bool,
+    file_bytes: u64,
+}
+
+impl Metrics {
+    pub fn new(
+        directory: Arc<Directory>,
+        exchange: Arc<Exchange>,
+        store: Option<&Arc<RedbEngine>>,
+        clock: Clock,
+        shards: ShardId,
+    ) -> Self {
+        let count = usize::from(shards);
+        // A shard is asked again only when it has answered, so there is always room.
+        let (to, answers) = mpsc::channel(count.max(1));
+        Self {
+            directory,
+            exchange,
+            store: store.map(Arc::downgrade),
+            clock,
+            started: clock.now(),
+            shards: Mutex::new(Shards {
+                answers,
+                to,
+                each: vec![Answer::default(); count],
+                bytes_received: 0,
+            }),
+        }
+    }
+
+    /// Asks every shard, and waits for the answers as long as that is worth it.
+    pub async fn report(&self) -> Report {
+        let mut shards = self.shards.lock().await;
+        shards.ask(&self.directory);
+        // A shard that does not answer is one that stops, or has an enormous turn.
+        let _ = tokio::time::timeout(PATIENCE, shards.hear()).await;
+        let mut counters = Counters::default();
+        for answer in &shards.each {
+            counters.add(&answer.counters);
+        }
+        counters.bytes_received = counters.bytes_received.max(shards.bytes_received);
+        shards.bytes_received = counters.bytes_received;
+        let silent_shards = shards.each.iter().filter(|each| each.is_awaited).count();
+        drop(shards);
+        let now = self.clock.now();
+        let exchange = &self.exchange;
+        let open = self.directory.connections.load(Ordering::Relaxed);
+        let opened = self.directory.connections_opened.load(Ordering::Relaxed);
+        let turned_away = &self.directory.connections_turned_away;
+        Report {
+            counters,
+            silent_shards,
+            at: now.monotonic,
+            uptime_milliseconds: now.monotonic.saturating_sub(self.started.monotonic),
+            started_at: self.started.wall / 1000,
+            connections: open,
+            connections_opened: opened,
+            connections_turned_away: turned_away.load(Ordering::Relaxed),
+            sessions: exchange.sessions.value(),
+            subscriptions: exchange.subscription_count.value(),
+            shared_subscriptions: exchange.shared_subscriptions.load(Ordering::Relaxed),
+            share_groups: exchange.group_count() as u64,
+            retained_messages: exchange.retained.len(),
+            retained_own: exchange.retained.own(),
+            retained_bytes: exchange.retained.bytes(),
+            queued_messages: exchange.totals.messages(),
+            queued_bytes: exchange.totals.bytes(),
+            queued_memory_bytes: exchange.totals.held_bytes(),
+            send_bytes: exchange.send_bytes.load(Ordering::Relaxed),
+            will_bytes: exchange.will_bytes.value(),
+            store: self.store_report(),
+        }
+    }
+
+    fn store_report(&self) -> Option<StoreReport> {
+        let store = self.store.as_ref()?.upgrade()?;
+        let file = std::fs::metadata(&*store.path());
+        Some(StoreReport {
+            counters: store.counters(),
+            has_failed: matches!(store.status(), JournalStatus::Failed { .. }),
+            file_bytes: file.map_or(0, |file| file.len()),
+        })
+    }
+}
+
+impl Shards {
+    fn ask(&mut self, directory: &Directory) {
+        while let Ok(late) = self.answers.try_recv() {
+            self.take(late);
+        }
+        for (shard, answer) in (0..).zip(&mut self.each) {
+            let to = self.to.clone();
+            answer.is_awaited = answer.is_awaited || directory.send(shard, Order::Report { to });
+        }
+    }
+
+    async fn hear(&mut self) {
+        while self.each.iter().any(|each| each.is_awaited) {
+            let Some(answer) = self.answers.recv().await else {
+                return;
+            };
+            self.take(answer);
+        }
+    }
+
+    fn take(&mut self, (shard, counters): (ShardId, Counters)) {
+        if let Some(answer) = self.each.get_mut(usize::from(shard)) {
+            *answer = Answer {
+                counters,
+                is_awaited: false,
+            };
+        }
+    }
+}
+
+impl Report {
+    /// Sessions whose clients are connected.
+    pub fn clients_connected(&self) -> u64 {
+        self.counters.clients_connected().min(self.sessions)
+    }
+
+    /// As Prometheus reads it. `commit_pending`: milliseconds the present commit has been on its way.
+    pub fn text(&self, commit_pending: u64) -> String {
+        let mut families = Families::default();
+        self.describe_broker(&mut families);
+        self.describe_traffic(&mut families);
+        self.describe_state(&mut families);
+        if let Some(store) = &self.store {
+            store.describe(&mut families, commit_pending);
+        }
+        families.text(process_families())
+    }
+
+    fn describe_broker(&self, out: &mut Families) {
+        let counters = &self.counters;
+        out.labelled(
+            Kind::Gauge,
+            "build_info",
+            "Always 1; the version is in the label.",
+            "version",
+            [(VERSION, 1)],
+        );
+        out.gauge(
+            "start_time_seconds",
+            "When the broker started, in seconds since 1970.",
+            self.started_at,
+        );
+        out.gauge(
+            "silent_shards",
+            "Shards that did not tell their numbers in time; their last ones are used.",
+            self.silent_shards as u64,
+        );
+        out.gauge("connections", "Open connections.", self.connections);
+        out.counter(
+            "connections_opened_total",
+            "Connections that were accepted by a listener.",
+            self.connections_opened,
+        );
+        out.counter(
+            "connections_turned_away_total",
+            "Connections closed before anything was read, because there were too many.",
+            self.connections_turned_away,
+        );
+        out.counter(
+            "connects_accepted_total",
+            "CONNECT packets that were answered with success.",
+            counters.connects_accepted,
+        );
+        let refused = ReasonCode::ALL.iter().filter(|code| code.is_error());
+        let refused: Vec<_> = refused
+            .map(|code| (label(*code), counters.refused.of(*code)))
+            .collect();
+        out.labelled(
+            Kind::Counter,
+            "connections_refused_total",
+            "Connections that ended before their CONNECT was accepted, by the MQTT 5.0 reason.",
+            "reason",
+            refused.iter().map(|(label, value)| (&**label, *value)),
+        );
+        out.labelled(
+            Kind::Counter,
+            "connections_closed_total",
+            "Connections that ended, by why.",
+            "reason",
+            words(&Closed::ALL, &counters.closed),
+        );
+        out.labelled(
+            Kind::Counter,
+            "logins_total",
+            "Passwords and proofs of clients, by what became of them.",
+            "result",
+            [
+                ("accepted", counters.logins_accepted),
+                ("refused", counters.logins_refused),
+                ("unseen", counters.logins_unseen),
+                ("busy", counters.logins_busy),
+            ],
+        );
+        out.counter(
+            "protocol_errors_total",
+            "Connections that were closed because the client broke the protocol.",
+            counters.violations,
+        );
+        out.counter(
+            "panics_total",
+            "Faults of the broker that cost one connection each.",
+            counters.panics,
+        );
+    }
+
+    fn describe_traffic(&self, out: &mut Families) {
+        let counters = &self.counters;
+        let mut sent = counters.packets_sent;
+        sent[usize::from(PacketType::Publish as u8)] = counters.messages_sent.iter().sum();
+        out.labelled(
+            Kind::Counter,
+            "packets_received_total",
+            "Control packets from clients.",
+            "type",
+            PACKETS.map(|(packet, word)| (word, counters.packets_received[packet as usize])),
+        );
+        out.labelled(
+            Kind::Counter,
+            "packets_sent_total",
+            "Control packets to clients.",
+            "type",
+            PACKETS.map(|(packet, word)| (word, sent[packet as usize])),
+        );
+        out.counter(
+            "received_bytes_total",
+            "Bytes of MQTT from clients.",
+            counters.bytes_received,
+        );
+        out.counter(
+            "sent_bytes_total",
+            "Bytes of MQTT written to clients.",
+            counters.bytes_sent,
+        );
+        let by_qos = |values: &[u64; 3]| [("0", values[0]), ("1", values[1]), ("2", values[2])];
+        out.labelled(
+            Kind::Counter,
+            "messages_received_total",
+            "Messages from publishers, without repeats and what was refused to them.",
+            "qos",
+            by_qos(&counters.messages_received),
+        );
+        out.labelled(
+            Kind::Counter,
+            "messages_delivered_total",
+            "Messages sent to subscribers, repeats after a reconnect included.",
+            "qos",
+            by_qos(&counters.messages_sent),
+        );
+        out.counter(
+            "messages_received_payload_bytes_total",
+            "Bytes of the payloads of messages received.",
+            counters.payload_bytes_received,
+        );
+        out.counter(
+            "messages_delivered_payload_bytes_total",
+            "Bytes of the payloads of messages delivered.",
+            counters.payload_bytes_sent,
+        );
+        out.labelled(
+            Kind::Counter,
+            "messages_dropped_total",
+            "Messages that did not get to a subscriber, or that nobody wanted or was allowed to send, by why.",
+            "reason",
+            [
+                ("queue_full", counters.dropped_queue_full),
+                ("send_buffer_full", counters.dropped_send_buffer_full),
+                ("too_large", counters.dropped_too_large),
+                ("expired", counters.dropped_expired),
+                ("qos0_offline", counters.dropped_offline),
+                ("no_subscribers", counters.dropped_no_subscribers),
+                ("not_authorized", counters.publishes_not_authorized),
+                ("not_stored", counters.publishes_not_owned),
+                ("retained_full", counters.retained_refused),
+            ],
+        );
+        out.counter(
+            "connections_paused_total",
+            "How often a connection was not read because too much waited for the store.",
+            counters.connections_paused,
+        );
+        out.seconds(
+            Kind::Counter,
+            "connections_paused_seconds_total",
+            "For how long, all connections together.",
+            counters.paused_milliseconds,
+        );
+    }
+
+    fn describe_state(&self, out: &mut Families) {
+        let counters = &self.counters;
+        let connected = self.clients_connected();
+        out.labelled(
+            Kind::Gauge,
+            "sessions",
+            "Sessions, by whether their clients are connected.",
+            "state",
+            [
+                ("connected", connected),
+                ("offline", self.sessions.saturating_sub(connected)),
+            ],
+        );
+        out.counter(
+            "sessions_created_total",
+            "Sessions that began.",
+            counters.sessions_created,
+        );
+        out.labelled(
+            Kind::Counter,
+            "sessions_ended_total",
+            "Sessions that ended, by why.",
+            "reason",
+            words(&SessionEnd::ALL, &counters.sessions_ended),
+        );
+        let gauges = [
+            (
+                "subscriptions",
+                "Subscriptions of all sessions, shared ones included.",
+                self.subscriptions,
+            ),
+            (
+                "shared_subscriptions",
+                "Of these, the shared ones.",
+                self.shared_subscriptions,
+            ),
+            (
+                "shared_subscription_groups",
+                "Groups of shared subscriptions.",
+                self.share_groups,
+            ),
+            (
+                "retained_messages",
+                "Retained messages of clients.",
+                self.retained_messages,
+            ),
+            (
+                "retained_bytes",
+                "What they count for in retained_bytes_max.",
+                self.retained_bytes,
+            ),
+            (
+                "queued_messages",
+                "Messages kept for sessions and share groups, waiting or not acknowledged yet.",
+                self.queued_messages,
+            ),
+            (
+                "queued_bytes",
+                "What they count for in queue_total_bytes_max.",
+                self.queued_bytes,
+            ),
+            (
+                "queued_memory_bytes",
+                "Of these, what is in memory besides being in the store.",
+                self.queued_memory_bytes,
+            ),
+            (
+                "send_buffer_bytes",
+                "Bytes that clients did not take when they were written.",
+                self.send_bytes,
+            ),
+            (
+                "connections_behind",
+                "Clients that did not take everything when it was written.",
+                counters.connections_behind,
+            ),
+            ("will_bytes", "Bytes of all wills.", self.will_bytes),
+        ];
+        for (name, help, value) in gauges {
+            out.gauge(name, help, value);
+        }
+    }
+}
+
+impl StoreReport {
+    fn describe(&self, out: &mut Families, commit_pending: u64) {
+        let counters = &self.counters;
+        let totals = [
+            ("store_commits_total", "Commits.", counters.commits),
+            (
+                "store_operations_total",
+                "Operations in them.",
+                counters.operations,
+            ),
+            (
+                "store_failures_total",
+                "How often the store has failed.",
+                counters.failures,
+            ),
+            (
+                "store_reopened_total",
+                "How often it was opened again after that, in vain or not.",
+                counters.reopened,
+            ),
+        ];
+        for (name, help, value) in totals {
+            out.counter(name, help, value);
+        }
+        out.gauge(
+            "store_failed",
+            "1 while the store has failed, else 0.",
+            u64::from(self.has_failed),
+        );
+        out.gauge(
+            "store_pending_bytes",
+            "Bytes that were given to the store and are not on disk.",
+            counters.pending_bytes,
+        );
+        out.gauge("store_size_bytes", "Size of its file.", self.file_bytes);
+        out.seconds(
+            Kind::Gauge,
+            "store_commit_pending_seconds",
+            "For how long the present commit has been on its way, to the second.",
+            commit_pending,
+        );
+    }
+}
+
+/// One number under its name in the common mosquitto exporter, which makes names of topics.
+pub struct ExportedTopic<'a> {
+    pub topic: &'a str,
+    pub is_counter: bool,
+    pub value: f64,
+}
+
+/// The text of the common mosquitto exporter.
+pub fn exporter_text<'a>(topics: impl IntoIterator<Item = ExportedTopic<'a>>) -> String {
+    let mut families = Families::default();
+    for exported in topics {
+        let name = exported.topic.trim_start_matches("$SYS/");
+        let name = name.replace(['/', ' '], "_");
+        let kind = if exported.is_counter {
+            Kind::Counter
+        } else {
+            Kind::Gauge
+        };
+        let metric = kind.metric(None, exported.value);
+        families.push(kind, name, exported.topic, vec![metric]);
+    }
+    families.text(Vec::new())
+}
+
+/// Resident memory of this process; `None` where the system does not tell.
+pub fn resident_bytes() -> Option<u64> {
+    let families = process_families();
+    let family = families
+        .iter()
+        .find(|family| family.name() == "process_resident_memory_bytes")?;
+    let value = family.get_metric().first()?.get_gauge().get_value();
+    // A number of bytes: whole, and never below 0.
+    (value > 0.0).then_some(value as u64)
+}
+
+#[cfg(target_os = "linux")]
+fn process_families() -> Vec<MetricFamily> {
+    use prometheus::core::Collector;
+    prometheus::process_collector::ProcessCollector::for_self().collect()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn process_families() -> Vec<MetricFamily> {
+    Vec::new()
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Kind {
+    Counter,
+    Gauge,
+}
+
+impl Kind {
+    fn metric(self, label: Option<(&str, &str)>, value: f64) -> Metric {
+        let pair = label.map(|(name, text)| {
+            let mut pair = LabelPair::default();
+            pair.set_name(name.into());
+            pair.set_value(text.into());
+            pair
+        });
+        let mut metric = Metric::from_label(pair.into_iter().collect());
+        match self {
+            Self::Counter => {
+                let mut counter = Counter::default();
+                counter.set_value(value);
+                metric.set_counter(counter);
+            }
+            Self::Gauge => {
+                let mut gauge = Gauge::default();
+                gauge.set_value(value);
+                metric.set_gauge(gauge);
+            }
+        }
+        metric
+    }
+}
+
+/// Families in the making.
+#[derive(Default)]
+struct Families(Vec<MetricFamily>);
+
+impl Families {
+    fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.own(
+            Kind::Counter,
+            name,
+            help,
+            vec![Kind::Counter.metric(None, value as f64)],
+        );
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) {
+        self.own(
+            Kind::Gauge,
+            name,
+            help,
+            vec![Kind::Gauge.metric(None, value as f64)],
+        );
+    }
+
+    fn seconds(&mut self, kind: Kind, name: &str, help: &str, milliseconds: u64) {
+        let seconds = milliseconds as f64 / 1000.0;
+        self.own(kind, name, help, vec![kind.metric(None, seconds)]);
+    }
+
+    fn labelled<'a>(
+        &mut self,
+        kind: Kind,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl IntoIterator<Item = (&'a str, u64)>,
+    ) {
+        let metrics = values
+            .into_iter()
+            .map(|(text, value)| kind.metric(Some((label, text)), value as f64))
+            .collect();
+        self.own(kind, name, help, metrics);
+    }
+
+    fn own(&mut self, kind: Kind, name: &str, help: &str, metrics: Vec<Metric>) {
+        self.push(kind, format!("nightjar_{name}"), help, metrics);
+    }
+
+    fn push(&mut self, kind: Kind, name: String, help: &str, metrics: Vec<Metric>) {
+        let mut family = MetricFamily::default();
+        family.set_name(name);
+        family.set_help(help.into());
+        family.set_field_type(match kind {
+            Kind::Counter => MetricType::COUNTER,
+            Kind::Gauge => MetricType::GAUGE,
+        });
+        family.set_metric(metrics);
+        self.0.push(family);
+    }
+
+    fn text(mut self, more: Vec<MetricFamily>) -> String {
+        self.0.extend(more);
+        let encoded = TextEncoder::new().encode_to_string(&self.0);
+        debug_assert!(encoded.is_ok(), "{encoded:?}");
+        encoded.unwrap_or_default()
+    }
+}
+
+/// Labels and the numbers that stand at their places.
+fn words<'a, L, const N: usize>(
+    labels: &'a [(L, &'static str); N],
+    values: &'a [u64; N],
+) -> impl Iterator<Item = (&'a str, u64)> {
+    labels
+        .iter()
+        .zip(values)
+        .map(|((_, word), value)| (*word, *value))
+}
+
+/// "not authorized (0x87)" as `not_authorized`.
+fn label(reason_code: ReasonCode) -> String {
+    let text = reason_code.to_string();
+    let words = text.split(" (").next().unwrap_or_default();
+    words.to_ascii_lowercase().replace([' ', '-'], "_")
+}
+
+const PACKETS: [(PacketType, &str); 15] = [
+    (PacketType::Connect, "connect"),
+    (PacketType::Connack, "connack"),
+    (PacketType::Publish, "publish"),
+    (PacketType::Puback, "puback"),
+    (PacketType::Pubrec, "pubrec"),
+    (PacketType::Pubrel, "pubrel"),
+    (PacketType::Pubcomp, "pubcomp"),
+    (PacketType::Subscribe, "subscribe"),
+    (PacketType::Suback, "suback"),
+    (PacketType::Unsubscribe, "unsubscribe"),
+    (PacketType::Unsuback, "unsuback"),
+    (PacketType::Pingreq, "pingreq"),
+    (PacketType::Pingresp, "pingresp"),
+    (PacketType::Disconnect, "disconnect"),
+    (PacketType::Auth, "auth"),
+];
+/// How long shards have to answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_exporter_calls_a_topic_is_its_text_with_underscores() {
+        let text = exporter_text([
+            ExportedTopic {
+                topic: "$SYS/broker/retained messages/count",
+                is_counter: false,
+                value: 7.0,
+            },
+            ExportedTopic {
+                topic: "$SYS/broker/bytes/received",
+                is_counter: true,
+                value: 1.5e10,
+            },
+        ]);
+        assert_eq!(
+            text,
+            "# HELP broker_retained_messages_count $SYS/broker/retained messages/count\n\
+             # TYPE broker_retained_messages_count gauge\n\
+             broker_retained_messages_count 7\n\
+             # HELP broker_bytes_received $SYS/broker/bytes/received\n\
+             # TYPE broker_bytes_received counter\n\
+             broker_bytes_received 15000000000\n"
+        );
+    }
+
+    #[test]
+    fn every_reason_has_a_label_of_its_own() {
+        let labels: std::collections::BTreeSet<String> =
+            ReasonCode::ALL.iter().map(|code| label(*code)).collect();
+        assert_eq!(labels.len(), ReasonCode::ALL.len());
+        assert!(labels.iter().all(|label| {
+            label
+                .bytes()
+                .all(|byte| byte == b'_' || byte.is_ascii_alphanumeric())
+        }));
+    }
+}
