@@ -17,6 +17,7 @@ use crate::subscriber::Links;
 use crate::tls::{Tls, TlsError, TlsPlan};
 use crate::transport::Layers;
 use crate::work::connect::ConnectArguments;
+use crate::work::durable::DurableArguments;
 use crate::work::offline::OfflineArguments;
 use crate::work::retained::RetainedArguments;
 use crate::work::slow::SlowArguments;
@@ -51,6 +52,8 @@ pub enum Command {
     Retained(RetainedArguments),
     /// Queues messages for clients that are away, then drains them
     Offline(OfflineArguments),
+    /// Queues messages, kills a broker on this machine meanwhile, starts it again, and counts what was lost
+    Durable(DurableArguments),
     /// Lets some subscribers stop reading
     Slow(SlowArguments),
     /// The same work on several brokers, in turns; starts them itself
@@ -163,7 +166,7 @@ pub struct CommonArguments {
 }
 
 /// Where the broker is, and what every scenario has in common.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct TargetArguments {
     /// Host name or address of the broker
     #[arg(short = 'H', long, default_value = "127.0.0.1", help_heading = TARGET)]
@@ -218,7 +221,7 @@ pub struct TargetArguments {
 }
 
 /// How to say what came out.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct OutputArguments {
     /// Print one JSON object instead of a table
     #[arg(long, help_heading = OUTPUT)]
@@ -430,6 +433,13 @@ pub enum ArgumentError {
     WebPath(String),
     /// TLS without anything to verify the broker by.
     NobodyTrusted,
+    /// A broker on another machine cannot be killed.
+    NotLocal,
+    /// Who kills a broker must know how to start it again.
+    NoRestart,
+    /// The directory for a broker's data has something in it.
+    DataInUse(PathBuf),
+    TooMuch,
     Tls(TlsError),
 }
 
@@ -448,6 +458,18 @@ impl fmt::Display for ArgumentError {
                 out,
                 "TLS needs --ca FILE to verify the broker by, or --insecure to trust anybody"
             ),
+            Self::NotLocal => out.write_str("only a broker on 127.0.0.1 can be killed and started"),
+            Self::NoRestart => out.write_str(
+                "--broker-pid is killed here: say with --restart how the broker is started again",
+            ),
+            Self::DataInUse(path) => write!(
+                out,
+                "{} is not empty: give a directory that is new or empty",
+                path.display()
+            ),
+            Self::TooMuch => {
+                out.write_str("messages x kills x sessions is more than can be counted")
+            }
             Self::Tls(error) => error.fmt(out),
             Self::TopicPrefix(prefix) => write!(
                 out,

@@ -51,6 +51,8 @@ pub struct Fleet {
     ticker: Option<Ticker>,
     /// There is more to send than the step that was just done has sent: the next turn does not wait.
     pub again: bool,
+    /// The step that was just done waits for nothing more: its phase ends, however much is done.
+    pub over: bool,
 }
 
 #[derive(Debug)]
@@ -78,6 +80,7 @@ impl Fleet {
             buffer: vec![0; READ_BYTES.max(2 * packet_length_max)],
             ticker: None,
             again: false,
+            over: false,
         })
     }
 

@@ -182,17 +182,20 @@ fn of_sheet(sheet: &Sheet) -> String {
     page.table("Phases", &PHASE_HEADER, &rows);
     let tally = &sheet.tally;
     let facts = [
-        ("sent", tally.sent),
-        ("received", tally.received),
-        ("lost", tally.losses),
-        ("duplicates", tally.duplicates),
-        ("reorderings", tally.reorderings),
-        ("strays", tally.strays),
-        ("refused", tally.refused),
+        ("sent", Some(tally.sent)),
+        ("acknowledged", tally.acknowledged),
+        ("received", Some(tally.received)),
+        ("lost", Some(tally.losses)),
+        ("duplicates", Some(tally.duplicates)),
+        ("reorderings", Some(tally.reorderings)),
+        ("strays", Some(tally.strays)),
+        ("refused", Some(tally.refused)),
     ];
-    let facts: Vec<Vec<String>> = facts
-        .map(|(name, value)| fact(name, float(value), ""))
-        .into();
+    let facts = facts.into_iter().filter_map(|(name, value)| {
+        let value = value?;
+        Some(fact(name, float(value), ""))
+    });
+    let facts: Vec<Vec<String>> = facts.collect();
     page.table("What happened", &["", "value", "unit"], &facts);
     for note in &sheet.notes {
         page.note(note);

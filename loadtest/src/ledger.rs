@@ -57,6 +57,26 @@ impl Ledger {
     }
 }
 
+impl Ledger {
+    /// Whether message `number` has arrived.
+    #[must_use]
+    pub fn has(&self, number: u64) -> bool {
+        let word = usize::try_from(number / 64).ok();
+        let word = word.and_then(|word| self.arrived.get(word));
+        word.is_some_and(|word| word & 1 << (number % 64) != 0)
+    }
+
+    /// How many of the messages that are in these books are not in the `other` ones.
+    #[must_use]
+    pub fn missing_in(&self, other: &Self) -> u64 {
+        let others = other.arrived.iter().chain(std::iter::repeat(&0));
+        let words = self.arrived.iter().zip(others);
+        words
+            .map(|(own, other)| u64::from((own & !other).count_ones()))
+            .sum()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,5 +89,19 @@ mod tests {
         }
         assert_eq!((ledger.received, ledger.duplicates), (4, 1));
         assert_eq!((ledger.reorderings, ledger.strays), (1, 2));
+    }
+
+    #[test]
+    fn what_only_one_of_two_books_has_is_counted() {
+        let (mut acknowledged, mut arrived) = (Ledger::new(200, 0), Ledger::new(100, 0));
+        for number in [1, 64, 99, 130, 199] {
+            acknowledged.book(None, number);
+        }
+        for number in [0, 1, 99] {
+            arrived.book(None, number);
+        }
+        assert!(arrived.has(99) && !arrived.has(64) && !arrived.has(1_000));
+        assert_eq!(acknowledged.missing_in(&arrived), 3);
+        assert_eq!(arrived.missing_in(&acknowledged), 1);
     }
 }

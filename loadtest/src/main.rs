@@ -1,4 +1,5 @@
-//! The command: arguments in, a report on standard output, errors on standard error with exit code 1.
+//! The command: arguments in, a report on standard output, errors on standard error with exit code 1, and exit code 3 if a
+//! broker has lost what it had acknowledged.
 
 use std::error::Error;
 use std::fmt::Display;
@@ -14,7 +15,7 @@ use serde::Serialize;
 
 fn main() -> ExitCode {
     match run(&Arguments::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("nightjar-loadtest: {error}");
             ExitCode::FAILURE
@@ -22,26 +23,39 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: &Command) -> Result<(), Box<dyn Error>> {
+fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
         Command::Relay(arguments) => {
             let seconds = Duration::from_secs_f64(arguments.seconds);
-            Ok(relay::run(arguments.port, seconds)?)
+            relay::run(arguments.port, seconds)?;
+            Ok(ExitCode::SUCCESS)
         }
-        Command::Compare(arguments) => compare(arguments),
+        Command::Compare(arguments) => {
+            compare(arguments)?;
+            Ok(ExitCode::SUCCESS)
+        }
         scenario => play(scenario),
     }
 }
 
-fn play(command: &Command) -> Result<(), Box<dyn Error>> {
+fn play(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
     let progress = Progress::on_terminal();
     let played = outcome::play(command, &progress);
     progress.finish();
     let Some((played, output)) = played.zip(outcome::output(command)) else {
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     };
     let outcome = played?;
-    write(&outcome, || html::page(&outcome), output)
+    write(&outcome, || html::page(&outcome), output)?;
+    // Elsewhere a loss may be the result that is looked for: what is full, or too slow.
+    if matches!(command, Command::Durable(_)) && outcome.losses() > 0 {
+        eprintln!(
+            "nightjar-loadtest: {} messages that were acknowledged are lost",
+            outcome.losses()
+        );
+        return Ok(ExitCode::from(compare::LOST));
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn compare(arguments: &CompareArguments) -> Result<(), Box<dyn Error>> {

@@ -67,6 +67,12 @@ impl Meter {
         }
     }
 
+    /// The broker is another process from here on.
+    pub fn watch(&mut self, broker_pid: Option<u32>) {
+        self.broker_pid = broker_pid;
+        self.sampler.broker_pid = broker_pid;
+    }
+
     /// A phase begins.
     pub fn begin(&mut self) -> io::Result<()> {
         let resident = resident(self.broker_pid)?;
@@ -202,6 +208,38 @@ fn resident(broker_pid: Option<u32>) -> io::Result<Option<u64>> {
 
 const INTERVAL_NANOSECONDS: u64 = Duration::from_millis(100).as_nanos() as u64;
 const SAMPLES_MAX: usize = 1_024;
+
+impl Phase {
+    /// Both as one: what was done again and again is told once.
+    pub fn absorb(&mut self, other: &Self) {
+        let (own, others) = (self.seconds, other.seconds);
+        let seconds = (own + others).max(1e-9);
+        let count = self.count + other.count;
+        let shared = |one: f64, two: f64| (one * own + two * others) / seconds;
+        let each = |share: f64| share * seconds * 1e6 / float(count.max(1));
+        let broker = self.broker_core_share.zip(other.broker_core_share);
+        let broker = broker.map(|(one, two)| shared(one, two));
+        let generator = shared(self.generator_core_share, other.generator_core_share);
+        *self = Self {
+            name: self.name,
+            unit: self.unit,
+            count,
+            seconds,
+            per_second: float(count) / seconds,
+            generator_cpu_us_each: each(generator),
+            generator_core_share: generator,
+            generator_waited_share: shared(
+                self.generator_waited_share,
+                other.generator_waited_share,
+            ),
+            saturated: generator > SATURATED_ABOVE,
+            broker_cpu_us_each: broker.map(each),
+            broker_core_share: broker,
+            broker_resident_kib_before: self.broker_resident_kib_before,
+            broker_resident_kib: self.broker_resident_kib.max(other.broker_resident_kib),
+        };
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -10,7 +10,7 @@ use crate::progress::Progress;
 use crate::report::Report;
 use crate::scenario::Scenario;
 use crate::sheet::{Measure, Sheet};
-use crate::work::{WorkError, connect, offline, retained, slow, storm, wildcards};
+use crate::work::{WorkError, connect, durable, offline, retained, slow, storm, wildcards};
 
 /// What came out of a scenario.
 #[derive(Clone, Debug, Serialize)]
@@ -42,6 +42,7 @@ pub fn play(command: &Command, progress: &Progress) -> Option<Result<Outcome, Pl
         Command::Retained(it) => sheet(retained::run(it, progress)),
         Command::Offline(it) => sheet(offline::run(it, progress)),
         Command::Slow(it) => sheet(slow::run(it, progress)),
+        Command::Durable(it) => sheet(durable::run(it, progress)),
         Command::Compare(_) | Command::Relay(_) => return None,
     })
 }
@@ -60,6 +61,7 @@ pub fn output(command: &Command) -> Option<&OutputArguments> {
         Command::Retained(it) => &it.target,
         Command::Offline(it) => &it.target,
         Command::Slow(it) => &it.target,
+        Command::Durable(it) => &it.target,
         Command::Compare(_) | Command::Relay(_) => return None,
     };
     Some(&target.output)

@@ -54,9 +54,15 @@ impl Poster {
         self.qos == QoS::AtMostOnce || self.acknowledged >= self.sent
     }
 
-    /// Queues one message.
+    /// Queues one message; the Packet Identifier it got, if its QoS has them.
     #[inline]
-    pub fn post(&mut self, connection: &mut Connection, topic: &str, payload: &[u8], retain: bool) {
+    pub fn post(
+        &mut self,
+        connection: &mut Connection,
+        topic: &str,
+        payload: &[u8],
+        retain: bool,
+    ) -> Option<PacketId> {
         let packet_id = (self.qos > QoS::AtMostOnce).then_some(self.next_packet_id);
         if packet_id.is_some() {
             let next = PacketId::new(self.next_packet_id.get().wrapping_add(1));
@@ -79,6 +85,7 @@ impl Poster {
             out.extend_from_slice(payload);
         });
         self.sent += 1;
+        packet_id
     }
 
     /// Books an acknowledgement and answers a PUBREC; whether the packet was one.

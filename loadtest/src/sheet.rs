@@ -55,6 +55,9 @@ impl Measure {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
 pub struct Tally {
     pub sent: u64,
+    /// Only where what is not acknowledged may be lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acknowledged: Option<u64>,
     pub received: u64,
     /// Sent, or acknowledged where there are acknowledgements, and never received.
     pub losses: u64,
@@ -150,9 +153,12 @@ impl fmt::Display for Sheet {
             )?;
         }
         let tally = &self.tally;
+        let acknowledged = tally.acknowledged;
+        let acknowledged =
+            acknowledged.map_or(String::new(), |count| format!(", acknowledged {count}"));
         writeln!(
             out,
-            "{:<22}{:>14}     sent {}, received {}, duplicates {}, reorderings {}, strays {}, refused {}",
+            "{:<22}{:>14}     sent {}{acknowledged}, received {}, duplicates {}, reorderings {}, strays {}, refused {}",
             "lost",
             tally.losses,
             tally.sent,

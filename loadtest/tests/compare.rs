@@ -80,6 +80,41 @@ fn a_broker_that_does_not_start_is_told() {
     assert!(text.contains("none does not listen"), "{text}");
 }
 
+/// A broker that is killed is started by the work itself, with what the file says of it; one that forgets is told so.
+#[test]
+fn a_broker_is_killed_in_a_comparison() {
+    let result = compare(
+        r#"
+title = "killed"
+rounds = 1
+[[broker]]
+name = "keeps"
+builtin = "nightjar"
+config = """
+persistence = true
+data_directory = "{dir}"
+"""
+[[broker]]
+name = "forgets"
+builtin = "mosquitto"
+[[work]]
+name = "kill"
+run = "durable -P 5 -n 3000 --kills 2"
+"#,
+    );
+    assert!(
+        result.text.contains("| kill | enqueue, msg/s |"),
+        "{}",
+        result.text
+    );
+    assert!(result.text.contains("forgets: void"), "{}", result.text);
+    assert!(
+        !result.text.contains("keeps: void") && !result.text.contains("failed"),
+        "{}",
+        result.text
+    );
+}
+
 /// What ships must be readable, and every line of it a command that the generator takes.
 #[test]
 fn the_shipped_scenarios_are_valid() {

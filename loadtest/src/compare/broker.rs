@@ -40,7 +40,7 @@ impl Scratch {
     }
 
     /// An empty directory in it.
-    fn emptied(&self, name: &str) -> io::Result<PathBuf> {
+    pub fn emptied(&self, name: &str) -> io::Result<PathBuf> {
         let path = self.path(name);
         let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(&path)?;
@@ -55,6 +55,76 @@ impl Drop for Scratch {
     }
 }
 
+/// How to start one broker, once or again: with the same port, configuration and directory.
+#[derive(Debug)]
+pub struct Launch {
+    name: String,
+    words: Vec<String>,
+    log: PathBuf,
+    pub port: u16,
+    core: Option<usize>,
+}
+
+impl Launch {
+    /// Writes the configuration; everything in it and in the command is replaced from here on.
+    pub fn new(
+        plan: &BrokerPlan,
+        programs: Option<&Path>,
+        scratch: &Scratch,
+        directory: &Path,
+        port: u16,
+        core: Option<usize>,
+    ) -> Result<Self, CompareError> {
+        let config = scratch.path("broker.conf");
+        let directory = directory.display().to_string();
+        let replaced = |text: &str| {
+            file::programs_replaced(text, programs)
+                .replace("{port}", &port.to_string())
+                .replace("{config}", &config.display().to_string())
+                .replace("{dir}", &directory)
+                .replace("{data}", &directory)
+        };
+        fs::write(&config, replaced(&plan.config()))?;
+        Ok(Self {
+            name: plan.name.clone(),
+            words: file::words(&replaced(&plan.command()))?,
+            log: scratch.path("broker.log"),
+            port,
+            core,
+        })
+    }
+
+    /// Starts it and waits until it accepts connections.
+    pub fn start(&self) -> Result<Running, CompareError> {
+        let (program, arguments) = self.words.split_first().ok_or(file::FileError::Empty)?;
+        let output = File::create(&self.log)?;
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        let child = pinned(self.core, || command.spawn());
+        let child = child.map_err(|error| CompareError::Start {
+            program: program.clone(),
+            error,
+        })?;
+        let mut running = Running {
+            child,
+            port: self.port,
+        };
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+        if listens(address, || Ok(running.child.try_wait()?.is_none()))? {
+            return Ok(running);
+        }
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        Err(CompareError::Silent {
+            name: self.name.clone(),
+            log: log.lines().last().unwrap_or("nothing").to_owned(),
+        })
+    }
+}
+
 /// A broker that listens.
 #[derive(Debug)]
 pub struct Running {
@@ -63,7 +133,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts it and waits until it accepts connections.
+    /// Starts one on a free port with an empty directory.
     pub fn start(
         plan: &BrokerPlan,
         programs: Option<&Path>,
@@ -71,39 +141,7 @@ impl Running {
         core: Option<usize>,
     ) -> Result<Self, CompareError> {
         let directory = scratch.emptied("broker")?;
-        let config = scratch.path("broker.conf");
-        let log = scratch.path("broker.log");
-        let port = free_port()?;
-        let replaced = |text: &str| {
-            file::programs_replaced(text, programs)
-                .replace("{port}", &port.to_string())
-                .replace("{config}", &config.display().to_string())
-                .replace("{dir}", &directory.display().to_string())
-        };
-        fs::write(&config, replaced(&plan.config()))?;
-        let words = file::words(&replaced(&plan.command()))?;
-        let (program, arguments) = words.split_first().ok_or(file::FileError::Empty)?;
-        let output = File::create(&log)?;
-        let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output);
-        let child = pinned(core, || command.spawn());
-        let child = child.map_err(|error| CompareError::Start {
-            program: program.clone(),
-            error,
-        })?;
-        let mut running = Self { child, port };
-        if running.listens()? {
-            return Ok(running);
-        }
-        let log = fs::read_to_string(&log).unwrap_or_default();
-        Err(CompareError::Silent {
-            name: plan.name.clone(),
-            log: log.lines().last().unwrap_or("nothing").to_owned(),
-        })
+        Launch::new(plan, programs, scratch, &directory, free_port()?, core)?.start()
     }
 
     /// The process id.
@@ -126,17 +164,11 @@ impl Running {
         }
     }
 
-    /// Waits until its port accepts; false if it ends or takes too long.
-    fn listens(&mut self) -> io::Result<bool> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-        let clock = Clock::start();
-        while clock.elapsed() < START_MAX && self.child.try_wait()?.is_none() {
-            if TcpStream::connect_timeout(&address, START_MAX).is_ok() {
-                return Ok(true);
-            }
-            thread::sleep(PAUSE);
-        }
-        Ok(false)
+    /// Ends it at once, without a word to it: SIGKILL. It is gone when this returns.
+    pub fn kill(&mut self) -> io::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
     }
 }
 
@@ -144,6 +176,21 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Waits until `address` accepts; false if its process is not `alive` any more or it takes too long.
+pub fn listens(
+    address: SocketAddr,
+    mut alive: impl FnMut() -> io::Result<bool>,
+) -> io::Result<bool> {
+    let clock = Clock::start();
+    while clock.elapsed() < START_MAX && alive()? {
+        if TcpStream::connect_timeout(&address, START_MAX).is_ok() {
+            return Ok(true);
+        }
+        thread::sleep(PAUSE);
+    }
+    Ok(false)
 }
 
 /// Waits for the end of a process; `None` if it takes longer.
@@ -175,11 +222,12 @@ pub fn pinned<T>(core: Option<usize>, spawn: impl FnOnce() -> io::Result<T>) -> 
     spawned
 }
 
-fn free_port() -> io::Result<u16> {
+/// A port of loopback that nobody listens on.
+pub fn free_port() -> io::Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     Ok(listener.local_addr()?.port())
 }
 
 const START_MAX: Duration = Duration::from_secs(20);
 const STOP_MAX: Duration = Duration::from_secs(10);
-const PAUSE: Duration = Duration::from_millis(10);
+const PAUSE: Duration = Duration::from_millis(2);

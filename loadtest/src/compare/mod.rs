@@ -106,20 +106,37 @@ fn one(
     scratch: &Scratch,
 ) -> Result<Run, CompareError> {
     let pin = plan.pin.as_ref();
-    let mut running = Running::start(broker, programs, scratch, pin.map(|pin| pin.broker))?;
+    let words = file::words(&work.run)?;
+    let core = pin.map(|pin| pin.broker);
+    // That one kills its broker, and so must start it.
+    let starts_it = words.first().is_some_and(|scenario| scenario == "durable");
+    let mut running = (!starts_it)
+        .then(|| Running::start(broker, programs, scratch, core))
+        .transpose()?;
     let path = scratch.path("generator.json");
     let errors = scratch.path("generator.log");
     let mut command = Command::new(generator);
     command
-        .args(file::words(&work.run)?)
+        .args(words)
         .args(file::words(&plan.arguments)?)
         .args(["--host", "127.0.0.1", "--json"])
-        .args(["--port", &running.port.to_string()])
-        .args(["--broker-pid", &running.pid().to_string()])
         .stdin(Stdio::null())
         // A file and not a pipe, which would be full before anybody reads it.
         .stdout(File::create(&path)?)
         .stderr(File::create(&errors)?);
+    if let Some(running) = &running {
+        command.args(["--port", &running.port.to_string()]);
+        command.args(["--broker-pid", &running.pid().to_string()]);
+    } else {
+        let start = file::programs_replaced(&broker.command(), programs);
+        let config = scratch.path("durable.conf");
+        fs::write(&config, file::programs_replaced(&broker.config(), programs))?;
+        command
+            .args(["--start", &start])
+            .arg("--config")
+            .arg(config);
+        command.args(core.map(|core| format!("--broker-core={core}")));
+    }
     let mut child = pinned(pin.map(|pin| pin.generator), || command.spawn())?;
     let status = wait(&mut child, Duration::from_secs(plan.timeout_seconds));
     let Some(status) = status? else {
@@ -127,8 +144,10 @@ fn one(
         child.wait()?;
         return Err(CompareError::TooLong(plan.timeout_seconds));
     };
-    running.stop();
-    if !status.success() {
+    if let Some(running) = &mut running {
+        running.stop();
+    }
+    if !status.success() && status.code() != Some(i32::from(LOST)) {
         let message = fs::read_to_string(&errors).unwrap_or_default();
         let line = message.lines().last().unwrap_or("no message").to_owned();
         return Err(CompareError::Generator(line));
@@ -137,6 +156,9 @@ fn one(
         .map_err(|error| CompareError::Result(error.to_string()))?;
     Ok(result.run())
 }
+
+/// The exit code of a run that came to a result, which is that messages were lost.
+pub const LOST: u8 = 3;
 
 /// What is read of the generator's JSON.
 #[derive(Debug, Deserialize)]

@@ -5,6 +5,8 @@
 //! What is missing then is a loss in the sheet, not an error.
 
 pub mod connect;
+pub mod durable;
+pub mod lifecycle;
 pub mod offline;
 pub mod retained;
 pub mod slow;
@@ -20,12 +22,13 @@ use mio::Events;
 use nightjar_codec::QoS;
 
 use crate::arguments::{ArgumentError, TargetArguments};
+use crate::compare::CompareError;
 use crate::connection::{PeerError, Target};
 use crate::fleet::{Crew, Fleet};
 use crate::frame::{Frame, FrameError};
 use crate::meter::{Meter, Phase};
 use crate::packet::{self, Allowed, Refusal, SessionWish};
-use crate::process;
+use crate::process::{self, Memory};
 use crate::progress::Progress;
 use crate::sheet::{Sheet, Tally};
 
@@ -37,6 +40,8 @@ pub struct Stage<'a> {
     progress: &'a Progress,
     events: Events,
     broker_pid: Option<u32>,
+    /// Of those that ran before the one that is watched.
+    peak_kib_before: u64,
     timeout: Duration,
     /// Without any progress for so long, what is under way counts as lost.
     stall: Duration,
@@ -59,10 +64,21 @@ impl<'a> Stage<'a> {
             progress,
             events: Events::with_capacity(EVENTS_MAX),
             broker_pid: arguments.broker_pid,
+            peak_kib_before: 0,
             timeout: Duration::from_secs_f64(arguments.timeout),
             stall: Duration::from_secs_f64(arguments.stall),
             last: None,
         })
+    }
+
+    /// The broker ends, or is another process from here on; the peak of its memory is that of all of them.
+    pub fn watch(&mut self, broker_pid: Option<u32>) -> Result<(), WorkError> {
+        let memory = self.broker_pid.map(process::memory).transpose();
+        let peak = memory.map_err(WorkError::Broker)?.unwrap_or_default();
+        self.peak_kib_before = self.peak_kib_before.max(peak.resident_peak);
+        self.broker_pid = broker_pid;
+        self.meter.watch(broker_pid);
+        Ok(())
     }
 
     /// The target of all connections.
@@ -113,7 +129,8 @@ impl<'a> Stage<'a> {
         loop {
             let now = self.now();
             let done = step(&mut self.fleet, crew, now)?;
-            if done >= total {
+            let over = std::mem::take(&mut self.fleet.over);
+            if done >= total || over {
                 return Ok(done);
             }
             if done != moved.1 {
@@ -215,7 +232,10 @@ impl<'a> Stage<'a> {
         tally: Tally,
     ) -> Result<Sheet, WorkError> {
         let memory = self.broker_pid.map(process::memory).transpose();
-        let memory = memory.map_err(WorkError::Broker)?;
+        let memory = memory.map_err(WorkError::Broker)?.map(|memory| Memory {
+            resident_peak: memory.resident_peak.max(self.peak_kib_before),
+            ..memory
+        });
         let target = self.fleet.target();
         let (address, protocol) = (target.to_string(), target.protocol.to_string());
         let (phases, samples) = self.meter.finish();
@@ -364,12 +384,23 @@ impl Crew for Arrival {
 #[non_exhaustive]
 pub enum WorkError {
     Argument(ArgumentError),
-    Descriptors { needed: u64, allowed: u64 },
-    Peer { index: usize, error: PeerError },
+    Descriptors {
+        needed: u64,
+        allowed: u64,
+    },
+    Peer {
+        index: usize,
+        error: PeerError,
+    },
     Refusal(Refusal),
     MaximumQos(QoS),
-    NotIn { arrived: u64, total: u64 },
+    NotIn {
+        arrived: u64,
+        total: u64,
+    },
     Broker(io::Error),
+    /// The broker does not come back, or cannot be killed.
+    Lifecycle(String),
     Io(io::Error),
 }
 
@@ -388,6 +419,7 @@ impl fmt::Display for WorkError {
                 write!(out, "only {arrived} of {total} connections came in")
             }
             Self::Broker(error) => write!(out, "cannot read /proc of the broker's pid: {error}"),
+            Self::Lifecycle(reason) => out.write_str(reason),
             Self::Io(error) => write!(out, "the system refused: {error}"),
         }
     }
@@ -404,6 +436,12 @@ impl From<ArgumentError> for WorkError {
 impl From<Refusal> for WorkError {
     fn from(refusal: Refusal) -> Self {
         Self::Refusal(refusal)
+    }
+}
+
+impl From<CompareError> for WorkError {
+    fn from(error: CompareError) -> Self {
+        Self::Lifecycle(error.to_string())
     }
 }
 

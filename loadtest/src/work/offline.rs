@@ -65,13 +65,7 @@ pub fn run(arguments: &OfflineArguments, progress: &Progress) -> Result<Sheet, W
         arrival.add(&client_id("p", number), u16::MAX, SessionWish::Clean, None);
     }
     let allowed = arrival.run(&mut stage)?;
-    // The broker closes when it has taken note, and only then does it queue: [MQTT-3.14.4-3].
-    let mut leaving = Leaving { left: 0 };
-    for number in 0..sessions {
-        stage.fleet.send(number, &packet::DISCONNECT);
-    }
-    let all = count(sessions);
-    stage.run(&mut leaving, "leaving", all, |_, crew, _| Ok(crew.left))?;
+    leave(&mut stage, sessions)?;
     let protocol = stage.target().protocol;
     let mut poster = Poster::new(protocol, qos, in_flight);
     poster.bound_in_flight(allowed.receive_maximum);
@@ -147,6 +141,7 @@ pub fn run(arguments: &OfflineArguments, progress: &Progress) -> Result<Sheet, W
         reorderings: sum(|books| books.reorderings),
         strays: sum(|books| books.strays),
         refused,
+        ..Tally::default()
     };
     let resumed = crew.resumed;
     end_sessions(&mut stage, sessions)?;
@@ -172,8 +167,20 @@ pub fn run(arguments: &OfflineArguments, progress: &Progress) -> Result<Sheet, W
     Ok(sheet)
 }
 
+/// The clients of the first `sessions` connections leave, and their sessions stay.
+pub(super) fn leave(stage: &mut Stage<'_>, sessions: usize) -> Result<(), WorkError> {
+    // The broker closes when it has taken note, and only then does it queue: [MQTT-3.14.4-3].
+    let mut leaving = Leaving::default();
+    for number in 0..sessions {
+        stage.fleet.send(number, &packet::DISCONNECT);
+    }
+    let all = count(sessions);
+    stage.run(&mut leaving, "leaving", all, |_, crew, _| Ok(crew.left))?;
+    Ok(())
+}
+
 /// A session ends when its client connects with a clean start and leaves.
-fn end_sessions(stage: &mut Stage<'_>, sessions: usize) -> Result<(), WorkError> {
+pub(super) fn end_sessions(stage: &mut Stage<'_>, sessions: usize) -> Result<(), WorkError> {
     let mut arrival = Arrival::new(stage.target(), QoS::AtMostOnce);
     for number in 0..sessions {
         stage.fleet.close(number);
@@ -184,7 +191,7 @@ fn end_sessions(stage: &mut Stage<'_>, sessions: usize) -> Result<(), WorkError>
 }
 
 /// Sessions on their way out.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Leaving {
     left: u64,
 }

@@ -168,8 +168,8 @@ pub fn run(arguments: &SlowArguments, progress: &Progress) -> Result<Sheet, Work
         losses: of_well.losses + owed,
         duplicates: of_well.duplicates + of_slow.duplicates,
         reorderings: of_well.reorderings + of_slow.reorderings,
-        strays: 0,
         refused: crew.poster.refused,
+        ..Tally::default()
     };
     let error = slow.iter().find_map(|reader| reader.gone.clone());
     let work = format!(

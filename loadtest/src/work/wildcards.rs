@@ -129,6 +129,7 @@ pub fn run(arguments: &WildcardsArguments, progress: &Progress) -> Result<Sheet,
         reorderings: books.reorderings,
         strays: books.strays,
         refused: crew.posters.iter().map(|poster| poster.refused).sum(),
+        ..Tally::default()
     };
     let work = format!(
         "{filters} filters of {subscribers} subscribers, {per_packet} a SUBSCRIBE; {messages} messages of {publishers} publishers, QoS {}, window {}",
