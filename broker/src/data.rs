@@ -4,16 +4,21 @@
 //! the log that say which of them it is, and what an acknowledgement is worth, are written here.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use etcetera::BaseStrategy;
-use nightjar_storage::{Durability, Journal, JournalStatus, Options, RedbEngine, StorageError};
+use nightjar_storage::{
+    Directory, Durability, Journal, JournalStatus, Meter, Options, RedbEngine, StorageError,
+};
 
+use crate::clock;
 use crate::identity::ShardId;
 use crate::settings::Settings;
+use crate::store::mosquitto_db;
 
 /// Opens the store that the settings ask for, or makes one.
 pub fn open(settings: &Settings, shards: ShardId) -> Result<Option<Arc<RedbEngine>>, StorageError> {
@@ -34,6 +39,9 @@ pub fn open(settings: &Settings, shards: ShardId) -> Result<Option<Arc<RedbEngin
             .saturating_mul(2 * u64::from(shards)),
         ..Options::default()
     };
+    if let Some(file) = &settings.mosquitto_db {
+        take_over(file, &directory)?;
+    }
     let store = RedbEngine::open(&directory, options)?;
     tracing::info!(
         "Sessions, queued and retained messages are kept in {}.",
@@ -44,6 +52,55 @@ pub fn open(settings: &Settings, shards: ShardId) -> Result<Option<Arc<RedbEngin
         tracing::warn!("{warning}");
     }
     Ok(Some(store))
+}
+
+/// Mosquitto's file becomes the store, once: where there is a store already, it is that one that goes on (D26). A marker beside the
+/// store says which file it was, so that a newer one is noticed.
+fn take_over(file: &Path, directory: &Path) -> Result<(), StorageError> {
+    let Ok(found) = fs::metadata(file) else {
+        return Ok(()); // Nobody came from Mosquitto.
+    };
+    let marker = directory.join("mosquitto.db.imported");
+    let seal = |checksum: &str| format!("{} bytes, SHA-256 {checksum}\n", found.len());
+    if Directory::file_in(directory).exists() {
+        let known = fs::read_to_string(&marker).unwrap_or_default();
+        if !known.starts_with(&format!("{} bytes,", found.len())) {
+            tracing::warn!(
+                "{} is not read: there is a store in {} already.",
+                file.display(),
+                directory.display()
+            );
+        }
+        return Ok(());
+    }
+    let checksum = mosquitto_db::checksum(file).map_err(|error| StorageError::File {
+        path: file.display().to_string().into(),
+        reason: error.to_string().into(),
+    })?;
+    let imported = mosquitto_db::import(file, directory, clock::wall(), &mut Silent)?;
+    let contents = &imported.contents;
+    tracing::info!(
+        "Taken over from {}: {} sessions, {} subscriptions, {} queued messages, {} retained messages. It is left as it was.",
+        file.display(),
+        contents.sessions,
+        contents.subscriptions,
+        contents.queued,
+        contents.retained
+    );
+    for line in imported.left_out.lines() {
+        tracing::warn!("{}: {line}.", file.display());
+    }
+    if let Err(error) = fs::write(&marker, seal(&checksum)) {
+        tracing::warn!("{} could not be written: {error}.", marker.display());
+    }
+    Ok(())
+}
+
+struct Silent;
+
+impl Meter for Silent {
+    fn begin(&mut self, _what: &str, _of: u64) {}
+    fn advance(&mut self, _by: u64) {}
 }
 
 /// From here on every move of the store calls `wake`, and what its operator should know is logged: that it has failed, that

@@ -195,6 +195,9 @@ pub struct Settings {
     /// Where they are kept; `None` = where this platform keeps such things, see `data.rs`. One
     /// process at a time may use it; a second one does not start.
     pub data_directory: Option<PathBuf>,
+    /// A `mosquitto.db` whose sessions, queued and retained messages become the store at the first start, when there is no store
+    /// yet; the file is left as it is. `None`, or a file that is not there: nothing is taken over.
+    pub mosquitto_db: Option<PathBuf>,
     /// What an acknowledgement survives, where a listener does not say otherwise.
     pub durability: Durability,
     /// Percent of the file system with the data directory that stays free; 0 = none. Below it the store takes nothing, as when
@@ -326,6 +329,7 @@ impl Default for Settings {
             retained_bytes_max: 1_024 * MIB,
             persistence: true,
             data_directory: None,
+            mosquitto_db: None,
             durability: Durability::Synced,
             disk_free_min: 5,
             journal_pending_bytes_max: 64 * MIB,

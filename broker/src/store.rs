@@ -4,6 +4,7 @@
 //! what went wrong; the exit code is `main.rs`'s (0, 1 for problems found or a failure, 3 for bad usage). What is
 //! done to a store is the storage crate's; here it is found, and put into words.
 
+pub(crate) mod mosquitto_db;
 pub mod socket;
 
 use std::fmt::Write as _;
@@ -74,6 +75,10 @@ enum StoreCommand {
     Import {
         #[arg(value_name = "FILE")]
         input: Option<PathBuf>,
+
+        /// FILE is a mosquitto.db, formats 3 to 6
+        #[arg(long, requires = "input")]
+        mosquitto_db: bool,
     },
 }
 
@@ -215,7 +220,24 @@ pub fn run(arguments: StoreArguments) -> Result<Outcome, StoreError> {
                 well: true,
             }
         }
-        StoreCommand::Import { input } => {
+        StoreCommand::Import {
+            input: Some(file),
+            mosquitto_db: true,
+        } => {
+            let directory = directory(&arguments)?;
+            let imported = mosquitto_db::import(file, &directory, clock::wall(), &mut bar)?;
+            bar.clear();
+            Outcome {
+                report: format!(
+                    "{}:\n{}{}",
+                    directory.display(),
+                    describe(&imported.contents),
+                    imported.left_out
+                ),
+                well: true,
+            }
+        }
+        StoreCommand::Import { input, .. } => {
             let directory = directory(&arguments)?;
             let name = input
                 .as_deref()

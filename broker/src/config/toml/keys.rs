@@ -346,6 +346,10 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::Path(|settings, path| settings.data_directory = Some(path)),
     },
     Key {
+        name: "mosquitto_db",
+        kind: Kind::Path(|settings, path| settings.mosquitto_db = Some(path)),
+    },
+    Key {
         name: "durability",
         kind: Kind::Choice {
             words: DURABILITIES,

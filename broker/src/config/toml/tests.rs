@@ -320,6 +320,7 @@ fn the_example_file_is_valid_and_shows_defaults() {
         local_only: false,
         shards: settings.shards,
         data_directory: settings.data_directory.clone(),
+        mosquitto_db: settings.mosquitto_db.clone(),
         process: settings.process.clone(),
         log: LogSettings {
             types: settings.log.types,
