@@ -7,10 +7,11 @@ use nightjar_codec::packet::{Connack, ConnackProperties, Connect};
 use nightjar_codec::{ProtocolVersion, QoS, ReasonCode};
 
 use super::publish::may_publish_to;
+use super::terms::Terms;
 use super::will::Will;
 use super::{LinkParameters, send_window};
 use crate::identity::ConnectionId;
-use crate::settings::Settings;
+use crate::settings::{ListenerSettings, SecuritySettings, Settings};
 
 /// A CONNECT that may be served. Whose session it gets is the shard's business.
 pub struct Admitted {
@@ -26,14 +27,20 @@ pub struct Admitted {
 }
 
 /// Whether a client id is to be assigned, and whether the client hears of it.
-pub fn needs_client_id(connect: &Connect) -> Result<bool, ReasonCode> {
+pub fn needs_client_id(connect: &Connect, security: &SecuritySettings) -> Result<bool, ReasonCode> {
     if !connect.client_id.is_empty() {
         return Ok(false);
     }
     match connect.protocol_version {
+        // As Mosquitto says it.
+        ProtocolVersion::V5 if !security.allow_zero_length_client_id => {
+            Err(ReasonCode::UnspecifiedError)
+        }
         ProtocolVersion::V5 => Ok(true), // [MQTT-3.1.3-6]
         // [v3 MQTT-3.1.3-8]: without an id there is nothing to come back to.
-        ProtocolVersion::V3_1_1 if connect.clean_start => Ok(true),
+        ProtocolVersion::V3_1_1 if connect.clean_start && security.allow_zero_length_client_id => {
+            Ok(true)
+        }
         ProtocolVersion::V3_1_1 | ProtocolVersion::V3_1 => {
             Err(ReasonCode::ClientIdentifierNotValid)
         }
@@ -45,11 +52,13 @@ pub fn admit(
     connect: &mut Connect,
     connection: ConnectionId,
     settings: &Settings,
+    listener: &ListenerSettings,
 ) -> Result<Admitted, ReasonCode> {
     let version = connect.protocol_version;
-    let will = connect.will.take().map(Will::from_connect);
-    if let Some(will) = &will {
-        if will.qos as u8 > settings.maximum_qos {
+    let terms = Terms::new(settings, listener);
+    let mut will = connect.will.take().map(Will::from_connect);
+    if let Some(will) = &mut will {
+        if will.qos as u8 > terms.maximum_qos {
             return Err(ReasonCode::QoSNotSupported); // [MQTT-3.2.2-12]
         }
         if will.retain && !settings.retain_available {
@@ -57,6 +66,10 @@ pub fn admit(
         }
         if !may_publish_to(&will.topic) {
             return Err(ReasonCode::NotAuthorized);
+        }
+        if terms.is_mounted() {
+            let whole = terms.mounted_topic(&will.topic);
+            will.topic = (&*whole.ok_or(ReasonCode::TopicNameInvalid)?).into();
         }
     }
     let asked = &connect.properties;
@@ -75,7 +88,7 @@ pub fn admit(
         settings.v3_session_expiry_interval
     };
     if version.is_v5() {
-        announce(settings, &mut properties);
+        announce(settings, &terms, &mut properties);
     }
     let link = LinkParameters {
         connection,
@@ -86,10 +99,11 @@ pub fn admit(
         topic_alias_maximum: asked
             .topic_alias_maximum
             .unwrap_or(0)
-            .min(settings.topic_alias_maximum_outbound),
+            .min(terms.topic_alias_maximum_outbound),
         request_problem_information: asked.request_problem_information.unwrap_or(true),
         authentication_method: asked.authentication_method.clone(),
         expiry_interval,
+        terms,
     };
     Ok(Admitted {
         version,
@@ -155,12 +169,12 @@ fn admit_keep_alive(
 }
 
 /// What every 5.0 client is told of our limits.
-fn announce(settings: &Settings, properties: &mut ConnackProperties) {
+fn announce(settings: &Settings, terms: &Terms, properties: &mut ConnackProperties) {
     properties.topic_alias_maximum =
-        (settings.topic_alias_maximum > 0).then_some(settings.topic_alias_maximum);
+        (terms.topic_alias_maximum > 0).then_some(terms.topic_alias_maximum);
     properties.maximum_packet_size = NonZeroU32::new(settings.max_packet_size);
     properties.receive_maximum = NonZeroU16::new(settings.receive_maximum);
-    properties.maximum_qos = match settings.maximum_qos {
+    properties.maximum_qos = match terms.maximum_qos {
         0 => Some(QoS::AtMostOnce),
         1 => Some(QoS::AtLeastOnce),
         _ => None,

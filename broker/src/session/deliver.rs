@@ -637,7 +637,7 @@ impl Session {
 }
 
 impl Link {
-    /// Whether the packet stays within the client's Maximum Packet Size [MQTT-3.1.2-24].
+    /// Whether the packet stays within the client's Maximum Packet Size [MQTT-3.1.2-24], and within its listener's mount point.
     fn fits(
         &self,
         message: &MessageRef<'_>,
@@ -646,6 +646,9 @@ impl Link {
         grant: &Grant<'_>,
         now: u64,
     ) -> bool {
+        let Some(topic) = self.terms.topic_of_client(message.topic) else {
+            return false;
+        };
         if self.maximum_packet_size == u32::MAX {
             return true;
         }
@@ -657,10 +660,13 @@ impl Link {
             packet_id: PacketId::new(1).filter(|_| qos > QoS::AtMostOnce),
             subscription_identifiers: grant.subscription_identifiers,
         };
-        head(message, &sending, now).encoded_length(version) <= self.maximum_packet_size as usize
+        let mut head = head(message, &sending, now);
+        head.topic = topic;
+        head.encoded_length(version) <= self.maximum_packet_size as usize
     }
 
-    /// Encodes the PUBLISH, with a Topic Alias where the client allows some. False: larger than the client takes.
+    /// Encodes the PUBLISH, with a Topic Alias where the client allows some. False: larger than the client takes, or outside
+    /// of its mount point.
     fn write_publish(
         &mut self,
         message: &MessageRef<'_>,
@@ -668,11 +674,16 @@ impl Link {
         out: &mut Outputs<'_>,
     ) -> bool {
         let before = out.send.len();
-        let alias = self.outbound_aliases.alias_for(message.topic);
-        if alias.is_none() && self.maximum_packet_size == u32::MAX {
+        let Some(topic) = self.terms.topic_of_client(message.topic) else {
+            return false;
+        };
+        let alias = self.outbound_aliases.alias_for(topic);
+        let is_same_for_all = alias.is_none() && !self.terms.is_mounted();
+        if is_same_for_all && self.maximum_packet_size == u32::MAX {
             out.frames.send(message, sending, out.now, out.send);
         } else {
             let mut head = head(message, sending, out.now);
+            head.topic = topic;
             if let Some((alias, known)) = alias {
                 head.topic_alias = Some(alias);
                 if known == Known::Yes {
@@ -681,7 +692,7 @@ impl Link {
                 if head.encoded_length(sending.version) > self.maximum_packet_size as usize {
                     // Three bytes of alias must not push it over the limit, be it in place of a shorter topic.
                     head.topic_alias = None;
-                    head.topic = message.topic;
+                    head.topic = topic;
                     if known == Known::No {
                         // An unsent alias must not be remembered.
                         self.outbound_aliases.forget_last();

@@ -22,6 +22,7 @@ pub mod quota;
 pub mod reason_string;
 pub mod send_buffer;
 pub mod subscribe;
+pub mod terms;
 pub mod topic_alias;
 pub mod violation;
 pub mod will;
@@ -40,6 +41,7 @@ use queue::Queue;
 use quota::Receiver;
 use reason_string::Audience;
 use subscribe::Subscription;
+use terms::Terms;
 use topic_alias::{InboundAliases, OutboundAliases};
 pub use violation::Violation;
 use will::Will;
@@ -89,6 +91,8 @@ pub struct Link {
     /// The client's Maximum Packet Size.
     pub maximum_packet_size: u32,
     pub request_problem_information: bool,
+    /// What its listener makes of the broker's settings.
+    pub terms: Terms,
     inbound_aliases: InboundAliases,
     outbound_aliases: OutboundAliases,
     /// QoS 1 and 2 publishes of the client that we have not acknowledged to the end.
@@ -136,6 +140,7 @@ pub struct LinkParameters {
     pub request_problem_information: bool,
     pub authentication_method: Option<Box<str>>,
     pub expiry_interval: u32,
+    pub terms: Terms,
 }
 
 impl Session {
@@ -221,6 +226,7 @@ impl Session {
             send_quota_max: parameters.receive_maximum,
             maximum_packet_size: parameters.maximum_packet_size,
             request_problem_information: parameters.request_problem_information,
+            terms: parameters.terms,
             inbound_aliases: InboundAliases::default(),
             outbound_aliases: OutboundAliases::new(parameters.topic_alias_maximum),
             // QoS 2 messages that still wait for PUBREL count from the start [MQTT-4.9.0-1].

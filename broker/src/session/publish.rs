@@ -37,6 +37,19 @@ pub enum ResolvedTopic {
     /// As in the packet.
     InPacket,
     Aliased(Arc<str>),
+    /// Below the listener's mount point.
+    Mounted(Arc<str>),
+}
+
+impl ResolvedTopic {
+    /// The topic itself; `in_packet` is what stands in the packet.
+    #[inline]
+    pub fn name<'a>(&'a self, in_packet: &'a str) -> &'a str {
+        match self {
+            Self::InPacket => in_packet,
+            Self::Aliased(topic) | Self::Mounted(topic) => topic,
+        }
+    }
 }
 
 /// What is owed to the publisher once the message is owned.
@@ -137,7 +150,7 @@ impl Session {
         if publish.properties.has_subscription_identifier {
             return Err(Violation::SubscriptionIdentifierFromClient); // [MQTT-3.3.4-6]
         }
-        let alias_maximum = out.settings.topic_alias_maximum;
+        let alias_maximum = link.terms.topic_alias_maximum;
         let topic = match publish.properties.topic_alias {
             Some(alias) if publish.topic.is_empty() => {
                 ResolvedTopic::Aliased(link.inbound_aliases.resolve(alias, alias_maximum)?)
@@ -148,16 +161,13 @@ impl Session {
             }
             None => ResolvedTopic::InPacket,
         };
-        if publish.qos as u8 > out.settings.maximum_qos {
+        if publish.qos as u8 > link.terms.maximum_qos {
             return Err(Violation::QosNotSupported); // [MQTT-3.2.2-11]
         }
         if publish.retain && !out.settings.retain_available {
             return Err(Violation::RetainNotSupported); // [MQTT-3.2.2-14]
         }
-        let name = match &topic {
-            ResolvedTopic::InPacket => publish.topic,
-            ResolvedTopic::Aliased(topic) => topic,
-        };
+        let name = topic.name(publish.topic);
         if !may_publish_to(name) {
             out.counters.publishes_not_authorized += 1;
             return self.refuse(publish, ReasonCode::NotAuthorized, out);
@@ -167,6 +177,15 @@ impl Session {
             link.inbound_aliases
                 .set(alias, alias_maximum, publish.topic)?;
         }
+        let topic = if link.terms.is_mounted() {
+            match link.terms.mounted_topic(name) {
+                Some(whole) => ResolvedTopic::Mounted(whole),
+                None => return self.refuse(publish, ReasonCode::TopicNameInvalid, out),
+            }
+        } else {
+            topic
+        };
+        let name = topic.name(publish.topic);
         if link.refused_at.is_some() && publish.qos > QoS::AtMostOnce {
             // It will come again behind the one that was refused, in the order in which it was sent [MQTT-4.6.0-1].
             return Ok(Inbound::Refused);

@@ -105,7 +105,11 @@ impl Session {
             }
             *added += 1;
         }
-        let maximum = match settings.maximum_qos {
+        let maximum_qos = self
+            .link
+            .as_ref()
+            .map_or(settings.maximum_qos, |link| link.terms.maximum_qos);
+        let maximum = match maximum_qos {
             0 => QoS::AtMostOnce,
             1 => QoS::AtLeastOnce,
             _ => QoS::ExactlyOnce,

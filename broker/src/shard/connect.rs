@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chacha20::rand_core::Rng;
 use nightjar_codec::packet::Connect;
-use nightjar_codec::{Packet, ReasonCode, decode_from_client};
+use nightjar_codec::{Packet, ProtocolVersion, ReasonCode, decode_from_client};
 
 use super::authenticate::{Claimant, Refusal};
 use super::{Cause, Phase, Shard};
@@ -19,6 +19,7 @@ use crate::identity::{ConnectionId, SessionId, ShardId};
 use crate::session::Session;
 use crate::session::connect::{Admitted, admit, needs_client_id};
 use crate::session::counters::SessionEnd;
+use crate::settings::ListenerSettings;
 
 impl Shard {
     /// The first packet. `Ok(Some)`: its client id lives on that shard.
@@ -28,7 +29,7 @@ impl Shard {
         id: ConnectionId,
         packet: &[u8],
     ) -> Result<Option<ShardId>, Cause> {
-        let version = nightjar_codec::ProtocolVersion::V3_1_1;
+        let version = ProtocolVersion::V3_1_1;
         let decoded = decode_from_client(
             &Bytes::copy_from_slice(packet),
             version,
@@ -52,14 +53,25 @@ impl Shard {
         if self.draining {
             return Err(Cause::Refused(ReasonCode::ServerUnavailable));
         }
-        let assigned = needs_client_id(&connect).map_err(Cause::Refused)?;
-        if assigned {
-            connect.client_id = self.new_client_id();
+        let listener = self.check_listener(id, &connect)?;
+        let security = listener.security.as_ref();
+        let security = security.unwrap_or(&self.shared.settings.security);
+        let assigned = needs_client_id(&connect, security).map_err(Cause::Refused)?;
+        let is_made_up = assigned && !listener.use_username_as_client_id;
+        if listener.use_username_as_client_id {
+            // An empty User Name is none.
+            let username = connect.username.as_deref().filter(|name| !name.is_empty());
+            let username = username.ok_or(Cause::Refused(ReasonCode::NotAuthorized))?;
+            connect.client_id = username.into();
+        } else if is_made_up {
+            let prefix = listener.auto_id_prefix.clone();
+            let prefix = prefix.unwrap_or_else(|| security.auto_id_prefix.clone());
+            connect.client_id = self.new_client_id(&prefix);
         }
         let home = self
             .shared
             .exchange
-            .home(&connect.client_id, assigned.then_some(self.id));
+            .home(&connect.client_id, is_made_up.then_some(self.id));
         if home != self.id {
             return Ok(Some(home));
         }
@@ -72,6 +84,27 @@ impl Shard {
             Some(method) => self.begin_authentication(now, id, connect, &method, assigned),
         };
         result.map(|()| None)
+    }
+
+    /// What the listener does not let in, whoever it is.
+    fn check_listener(
+        &self,
+        id: ConnectionId,
+        connect: &Connect,
+    ) -> Result<Arc<ListenerSettings>, Cause> {
+        let connection = self.connections.get(id.slot, id.generation);
+        let listener = connection.map(|connection| Arc::clone(&connection.listener));
+        let listener = listener.ok_or(Cause::PeerGone)?;
+        let versions = listener.protocol_versions;
+        let is_accepted = match connect.protocol_version {
+            ProtocolVersion::V3_1 => versions.v3_1,
+            ProtocolVersion::V3_1_1 => versions.v3_1_1,
+            ProtocolVersion::V5 => versions.v5,
+        };
+        if !is_accepted {
+            return Err(Cause::Refused(ReasonCode::UnsupportedProtocolVersion));
+        }
+        Ok(listener)
     }
 
     /// Who the client is has been settled: find or make its session, attach, answer.
@@ -90,7 +123,8 @@ impl Shard {
         if assigned && let Some(claimant) = &mut connection.claimant {
             claimant.client_id.clone_from(&connect.client_id);
         }
-        let mut admitted = admit(&mut connect, id, &settings).map_err(Cause::Refused)?;
+        let listener = Arc::clone(&connection.listener);
+        let mut admitted = admit(&mut connect, id, &settings, &listener).map_err(Cause::Refused)?;
         admitted.authentication_data = authentication_data;
         let answer = admitted.connack(false, assigned.then_some(&*connect.client_id));
         if answer.encoded_length(admitted.version) > admitted.link.maximum_packet_size as usize {
@@ -276,10 +310,10 @@ impl Shard {
 
     /// An id nobody else has and nobody can guess [MQTT-3.1.3-6]: who knew it could take the session over. It is one that
     /// this shard is the home of, so that the sessions here are all there is to compare with.
-    fn new_client_id(&mut self) -> Box<str> {
+    fn new_client_id(&mut self, prefix: &str) -> Box<str> {
         loop {
             let id = format!(
-                "auto-{:016X}{:016X}",
+                "{prefix}{:016X}{:016X}",
                 self.assigned_ids.next_u64(),
                 self.assigned_ids.next_u64()
             );

@@ -73,8 +73,9 @@ impl Shard {
             _ => {}
         }
         let version = self.version(session);
-        let packet = decode_from_client(&Bytes::copy_from_slice(packet), version, &self.limits)
+        let mut packet = decode_from_client(&Bytes::copy_from_slice(packet), version, &self.limits)
             .map_err(|error| Cause::Violation(error.into()))?;
+        self.mount_filters(session, &mut packet);
         let acknowledged = |packet_type, acknowledgement: &Acknowledgement| {
             (
                 packet_type,
@@ -113,6 +114,26 @@ impl Shard {
             _ => return Err(Cause::Violation(Violation::PacketForClients)),
         };
         self.handle_acknowledgement(now, id, session, packet_type, packet_id, reason_code)
+    }
+
+    /// From here on topic filters are whole, as topics are.
+    fn mount_filters(&self, session: SessionId, packet: &mut Packet) {
+        let session = self.sessions.get(session.slot, session.generation);
+        let link = session.and_then(|session| session.link.as_ref());
+        let Some(link) = link.filter(|link| link.terms.is_mounted()) else {
+            return;
+        };
+        match packet {
+            Packet::Subscribe(subscribe) => subscribe
+                .filters
+                .iter_mut()
+                .for_each(|filter| link.terms.mount_filter(&mut filter.topic_filter)),
+            Packet::Unsubscribe(unsubscribe) => unsubscribe
+                .topic_filters
+                .iter_mut()
+                .for_each(|filter| link.terms.mount_filter(filter)),
+            _ => {}
+        }
     }
 
     fn handle_acknowledgement(

@@ -26,7 +26,7 @@ use crate::message::{MessageRef, stored_cost};
 use crate::session::Session;
 use crate::session::deliver::Grant;
 use crate::session::output::Outputs;
-use crate::session::publish::{Inbound, Receipt, ResolvedTopic};
+use crate::session::publish::{Inbound, Receipt};
 use crate::settings::QueuePolicy;
 
 /// What became of a publish.
@@ -104,10 +104,7 @@ impl Shard {
                 return Ok(());
             }
         };
-        let topic = match &topic {
-            ResolvedTopic::InPacket => publish.topic,
-            ResolvedTopic::Aliased(topic) => topic,
-        };
+        let topic = topic.name(publish.topic);
         panic_if_planted(self.panic_topic.as_deref(), topic);
         let mut copied;
         let properties = match publish.properties.forwardable() {
