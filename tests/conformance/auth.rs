@@ -170,7 +170,7 @@ const CHALLENGED: &str = "a try v5 props(15 s'test-challenge')
 const AUTHENTICATED: &str = "a try v5 props(15 s'test-challenge')
     a < f0 18 [15 s'test-challenge' 16 s'challenge']
     a > f0 18 [15 s'test-challenge' 16 s'response']
-    a < 20 00 00 [22 H10 27 L2000000 21 H20 15 s'test-challenge'] or 20 00 00 [15 s'test-challenge' 22 H10 27 L2000000 21 H20]
+    a < 20 00 00 [22 H10 15 s'test-challenge' 27 L2000000 21 H20]
     a quiet";
 
 #[track_caller]

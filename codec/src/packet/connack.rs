@@ -221,16 +221,22 @@ impl ConnackProperties {
 }
 
 impl Properties for ConnackProperties {
-    /// In the order in which Mosquitto writes those of its default answer: 0x22, 0x27, 0x21.
+    /// In the order in which Mosquitto writes them: its users' scripts and tests compare bytes.
     fn write(&self, sink: &mut impl Sink) {
         use PropertyId as P;
-        sink.property_u32(P::SessionExpiryInterval, self.session_expiry_interval);
+        sink.property_u16(P::ServerKeepAlive, self.server_keep_alive);
+        sink.property_u16(P::TopicAliasMaximum, self.topic_alias_maximum);
         sink.property_text(
             P::AssignedClientIdentifier,
             self.assigned_client_identifier.as_deref(),
         );
-        sink.property_u16(P::ServerKeepAlive, self.server_keep_alive);
-        sink.property_u16(P::TopicAliasMaximum, self.topic_alias_maximum);
+        sink.property_text(
+            P::AuthenticationMethod,
+            self.authentication_method.as_deref(),
+        );
+        sink.property_binary(P::AuthenticationData, self.authentication_data.as_deref());
+        sink.property_u32(P::SessionExpiryInterval, self.session_expiry_interval);
+        sink.property_bool(P::RetainAvailable, self.retain_available);
         sink.property_u32(
             P::MaximumPacketSize,
             self.maximum_packet_size.map(NonZeroU32::get),
@@ -243,7 +249,6 @@ impl Properties for ConnackProperties {
                 .filter(|&qos| qos < QoS::ExactlyOnce)
                 .map(|qos| qos == QoS::AtLeastOnce),
         );
-        sink.property_bool(P::RetainAvailable, self.retain_available);
         sink.property_bool(
             P::WildcardSubscriptionAvailable,
             self.wildcard_subscription_available,
@@ -258,11 +263,6 @@ impl Properties for ConnackProperties {
         );
         sink.property_text(P::ResponseInformation, self.response_information.as_deref());
         sink.property_text(P::ServerReference, self.server_reference.as_deref());
-        sink.property_text(
-            P::AuthenticationMethod,
-            self.authentication_method.as_deref(),
-        );
-        sink.property_binary(P::AuthenticationData, self.authentication_data.as_deref());
         sink.property_text(P::ReasonString, self.reason_string.as_deref());
         sink.user_properties(&self.user_properties);
     }
