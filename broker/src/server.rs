@@ -14,6 +14,7 @@ use nightjar_storage::{Checkpoint, Journal, JournalStatus, RedbEngine, StorageEr
 
 use crate::auth::backoff::Backoff;
 use crate::auth::pool::Pool;
+use crate::auth::scram::ScramSha512;
 use crate::auth::{Auth, LoadError, Passwords};
 use crate::clock::Clock;
 use crate::data;
@@ -288,11 +289,12 @@ fn password_pool(settings: &Settings, directory: &Arc<Directory>) -> Pool {
     )
 }
 
-/// None by default; the test method where a test asks for it.
+/// SCRAM, where a listener has users; and the test method where a test asks for it.
 fn methods() -> Methods {
     let test: Option<Arc<dyn Method>> = test_hook("NIGHTJAR_TEST_AUTH_METHOD")
         .map(|_| Arc::new(ChallengeMethod) as Arc<dyn Method>);
-    test.into_iter().collect()
+    let scram = Arc::new(ScramSha512) as Arc<dyn Method>;
+    std::iter::once(scram).chain(test).collect()
 }
 
 /// Hooks for tests are there in debug builds only.

@@ -4,5 +4,6 @@
 mod guessing;
 mod login;
 mod passwd;
+mod scram;
 mod session;
 mod world;

@@ -67,7 +67,7 @@ fn a_user_is_added_changed_and_deleted_and_the_rest_stays() {
     assert_eq!(code(&nightjar(&["-b", path, "alice", "one"], "")), Some(0));
     let first = fs::read_to_string(&file).unwrap();
     assert!(
-        first.starts_with(&format!("# mine\n\n{IVY}alice:$7$1000$")),
+        first.starts_with(&format!("# mine\n\n{IVY}alice:$7$4096$")),
         "{first}"
     );
     assert_eq!(code(&nightjar(&[path, "alice"], "two\ntwo\n")), Some(0));
@@ -91,7 +91,7 @@ fn every_kind_of_hash_lets_its_user_in() {
     let (_directory, file) = place();
     let path = file.to_str().unwrap();
     let kinds: [(&[&str], &str); 4] = [
-        (&["-c"], ":$7$1000$"),
+        (&["-c"], ":$7$4096$"),
         (&["-I", "77"], ":$7$77$"),
         (&["-H", "sha512"], ":$6$"),
         (&["-H", "argon2id"], ":$argon2id$v=19$m=47104,t=1,p=1$"),
@@ -136,7 +136,7 @@ fn a_dash_with_c_prints_the_line() {
     let output = nightjar(&["-c", "-b", "-", "alice", "pw"], "");
     let text = String::from_utf8(output.stdout.clone()).unwrap();
     assert!(
-        text.starts_with("alice:$7$1000$") && text.ends_with("==\n"),
+        text.starts_with("alice:$7$4096$") && text.ends_with("==\n"),
         "{output:?}"
     );
     world_of(&text, "").accepts(&Connect::v4("c").username("alice").password("pw"));

@@ -11,6 +11,7 @@ pub mod load;
 pub mod passwd;
 pub mod password_file;
 pub mod pool;
+pub mod scram;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -47,7 +47,7 @@ pub struct PasswdArguments {
     #[arg(short = 'H', value_name = "HASH")]
     hash: Option<String>,
 
-    /// How often the password is hashed (sha512-pbkdf2: 1000, argon2id: 1)
+    /// How often the password is hashed (sha512-pbkdf2: 4096, argon2id: 1)
     #[arg(short = 'I', value_name = "ITERATIONS")]
     iterations: Option<String>,
 

@@ -233,8 +233,8 @@ impl fmt::Debug for PasswordFile {
 
 /// What a string of MQTT may hold.
 const USER_BYTES_MAX: usize = 65_535;
-/// As `mosquitto_passwd` 2.1 and `nightjar passwd` make them.
-pub const DEFAULT_ITERATIONS: u32 = 1000;
+/// What `nightjar passwd` chooses: the least that clients of SCRAM accept (RFC 7677, 4).
+pub const DEFAULT_ITERATIONS: u32 = 4096;
 const DEFAULT: (Cost, usize) = (
     Cost::Pbkdf2 {
         iterations: DEFAULT_ITERATIONS,
