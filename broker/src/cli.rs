@@ -7,7 +7,8 @@
 
 use crate::auth::passwd::PasswdArguments;
 use crate::auth::{LoadError, Passwords};
-use crate::config::{self, ConfigError};
+use crate::config::command::ConfigArguments;
+use crate::config::{self, ConfigError, Note};
 use crate::settings::{LogLevel, Settings};
 use crate::store::StoreArguments;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -36,24 +37,38 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
         store.config_file = store.config_file.or(arguments.config_file);
         return Ok(Invocation::Store(Box::new(store)));
     }
+    if let Some(Command::Config(command)) = arguments.command {
+        let text = config::command::run(&command).map_err(CliError::Config)?;
+        return Ok(Invocation::Print(text));
+    }
     let ports = ports(&arguments.port)?;
     let mut start = Start {
         settings: Settings::default(),
         config_file: arguments.config_file,
         ports_ignored: false,
+        notes: Vec::new(),
     };
+    let mut not_yet = Vec::new();
     if let Some(path) = &start.config_file {
-        start.settings = config::load(path).map_err(CliError::Config)?;
+        let loaded = config::read(path).map_err(CliError::Config)?;
+        start.settings = loaded.settings;
+        start.notes = loaded.notes;
+        not_yet = loaded.not_yet;
     }
     if arguments.test_config {
         Passwords::load(&start.settings).map_err(CliError::Passwords)?;
         return match start.config_file {
-            Some(path) => Ok(Invocation::Print(format!(
-                "Configuration file '{}' is OK.\n",
-                path.display()
-            ))),
+            Some(path) => {
+                let notes = start.notes.iter().chain(&not_yet);
+                let mut text: String = notes.map(|note| format!("Warning: {note}\n")).collect();
+                text.push_str(&format!("Configuration file '{}' is OK.\n", path.display()));
+                Ok(Invocation::Print(text))
+            }
             None => Err(CliError::NothingToTest),
         };
+    }
+    if !not_yet.is_empty() {
+        return Err(CliError::Config(ConfigError::NotYet(not_yet)));
     }
     match (arguments.data, arguments.ephemeral) {
         (Some(_), true) => return Err(CliError::KeepOrNot),
@@ -81,9 +96,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     }
     if arguments.verbose {
         start.settings.log_level = LogLevel::All;
+        start.settings.log.types = None;
     }
     if arguments.quiet {
         start.settings.log_level = LogLevel::None;
+        start.settings.log.types = None;
     }
     Ok(Invocation::Run(Box::new(start)))
 }
@@ -108,6 +125,8 @@ pub struct Start {
     pub config_file: Option<PathBuf>,
     /// `-p` was given, but the file defines listeners.
     pub ports_ignored: bool,
+    /// What of the file has no effect.
+    pub notes: Vec<Note>,
 }
 
 impl Start {
@@ -116,6 +135,9 @@ impl Start {
         tracing::info!("nightjar version {VERSION} starting");
         if let Some(path) = &self.config_file {
             tracing::info!("Config loaded from {}.", path.display());
+        }
+        for note in &self.notes {
+            tracing::warn!("{note}");
         }
         if self.ports_ignored {
             tracing::warn!("-p is ignored: the configuration file defines the listeners.");
@@ -249,7 +271,7 @@ const PORTS_MAX: usize = 10;
                   3 if an option or the configuration is wrong."
 )]
 struct Arguments {
-    /// Read the configuration from FILE (TOML)
+    /// Read the configuration from FILE: a mosquitto.conf, or TOML where it is called *.toml
     #[arg(short = 'c', long, value_name = "FILE")]
     config_file: Option<PathBuf>,
 
@@ -290,6 +312,7 @@ struct Arguments {
 enum Command {
     Store(StoreArguments),
     Passwd(PasswdArguments),
+    Config(ConfigArguments),
 }
 
 fn ports(given: &[String]) -> Result<Vec<u16>, CliError> {
@@ -326,7 +349,7 @@ fn explain(error: &clap::Error) -> Result<Invocation, CliError> {
             _ => CliError::UnknownOption(argument),
         },
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            CliError::Other("store: what to do is missing; nightjar store --help lists it.".into())
+            CliError::Other("what to do is missing; --help behind the command lists it.".into())
         }
         ErrorKind::MissingRequiredArgument => match error.get(ContextKind::InvalidArg) {
             Some(ContextValue::Strings(missing)) => CliError::MissingValue(missing.join(" ")),
@@ -525,7 +548,10 @@ mod tests {
         });
         with_file("nonsense\n", |file| {
             let message = refused(&["-c", file, "--test-config"]);
-            assert!(message.starts_with(&format!("{file}:1: ")), "{message}");
+            assert!(
+                message.ends_with(&format!("Error found at {file}:1.")),
+                "{message}"
+            );
         });
         assert_eq!(refused(&["--test-config"]), "--test-config needs -c FILE.");
     }

@@ -1,18 +1,121 @@
 //! From a configuration file to `Settings`, or to one message that says where and what to do.
 //!
-//! In: a path. Out: `Settings`, complete and checked. `toml.rs` knows the keys of the file; this
-//! file knows how it is read and how a fault in it is told.
+//! In: a path. Out: `Loaded`, complete and checked, or every fault of the file. `toml.rs` knows the keys of nightjar.toml, and
+//! `mosquitto_conf.rs` the options of mosquitto.conf; this file knows how a file is read, which of the two it is, and how a
+//! fault in it is told.
 
+pub mod command;
+mod mosquitto_conf;
 mod toml;
 
-use crate::settings::Settings;
+use crate::settings::{ListenerProtocol, Settings};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// Reads and checks a configuration file.
+/// Reads and checks a configuration file that the broker is to run with.
 pub fn load(path: &Path) -> Result<Settings, ConfigError> {
+    let loaded = read(path)?;
+    match loaded.not_yet.is_empty() {
+        true => Ok(loaded.settings),
+        false => Err(ConfigError::NotYet(loaded.not_yet)),
+    }
+}
+
+/// Reads and checks a configuration file, whether this version can run with it or not.
+pub fn read(path: &Path) -> Result<Loaded, ConfigError> {
+    let bytes = bytes_of(path)?;
+    let mut loaded = match Format::of(path, &bytes) {
+        Format::MosquittoConf => {
+            let world = mosquitto_conf::World {
+                variable: &|name| std::env::var(name).ok(),
+                resolve: &resolve,
+            };
+            mosquitto_conf::read(path, &bytes, &world)
+        }
+        Format::Toml => toml::read(path, &bytes),
+    }
+    .map_err(ConfigError::Invalid)?;
+    not_served(&mut loaded);
+    Ok(loaded)
+}
+
+/// What a configuration file says.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Loaded {
+    pub settings: Settings,
+    /// What has no effect, for the person who expects one. Said at the start.
+    pub notes: Vec<Note>,
+    /// What this version does not have, and without which the broker would not be what the file describes. A file with
+    /// some is right, but no broker starts with it.
+    pub not_yet: Vec<Note>,
+    /// Where each key was said last, by its name in nightjar.toml.
+    pub sources: Sources,
+}
+
+/// Places by the names of keys.
+pub type Sources = BTreeMap<&'static str, Place>;
+
+/// A line of a file.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Place {
+    pub file: Arc<Path>,
+    pub line: usize,
+}
+
+/// Something to tell about a line.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Note {
+    pub place: Option<Place>,
+    pub text: String,
+}
+
+/// Something wrong with a line.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Fault {
+    pub place: Place,
+    pub message: String,
+}
+
+/// What is wrong with a configuration file, in words for the person who wrote it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum ConfigError {
+    Unreadable {
+        file: PathBuf,
+        reason: String,
+    },
+    /// At least one, in the order of the lines.
+    Invalid(Vec<Fault>),
+    /// At least one thing that this version does not have.
+    NotYet(Vec<Note>),
+}
+
+/// The two languages.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Format {
+    Toml,
+    MosquittoConf,
+}
+
+impl Format {
+    fn of(path: &Path, bytes: &[u8]) -> Self {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("toml") => Self::Toml,
+            Some("conf") => Self::MosquittoConf,
+            _ if mosquitto_conf::looks_like_one(&String::from_utf8_lossy(bytes)) => {
+                Self::MosquittoConf
+            }
+            _ => Self::Toml,
+        }
+    }
+}
+
+fn bytes_of(path: &Path) -> Result<Vec<u8>, ConfigError> {
     let unreadable = |reason: String| ConfigError::Unreadable {
         file: path.to_owned(),
         reason,
@@ -26,38 +129,59 @@ pub fn load(path: &Path) -> Result<Settings, ConfigError> {
             "it is larger than {FILE_BYTES_MAX} bytes"
         )));
     }
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let valid = error.utf8_error().valid_up_to();
-        let before = error.as_bytes().get(..valid).unwrap_or_default();
-        ConfigError::Invalid {
-            file: path.to_owned(),
-            line: line_at(before, valid),
-            message: "not UTF-8 text; save the file as UTF-8".into(),
-        }
-    })?;
-    toml::parse(&text).map_err(|fault| ConfigError::Invalid {
-        file: path.to_owned(),
-        line: line_at(text.as_bytes(), fault.offset),
-        message: fault.message,
-    })
+    Ok(bytes)
 }
 
-/// What is wrong with a configuration file, in words for the person who wrote it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-#[non_exhaustive]
-pub enum ConfigError {
-    Unreadable {
-        file: PathBuf,
-        reason: String,
-    },
-    Invalid {
-        file: PathBuf,
-        line: usize,
-        message: String,
-    },
+fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    Ok((host, port).to_socket_addrs()?.collect())
+}
+
+/// A listener that would not be what was asked for is not opened as something else.
+fn not_served(loaded: &mut Loaded) {
+    for listener in &loaded.settings.listeners {
+        let name = listener.endpoints.first().map(ToString::to_string);
+        let name = name.unwrap_or_default();
+        let missing = match listener.protocol {
+            _ if listener.tls.is_some() => "TLS",
+            ListenerProtocol::HttpApi => "the protocol http_api",
+            ListenerProtocol::Mqtt | ListenerProtocol::WebSocket => continue,
+        };
+        loaded.not_yet.push(Note {
+            place: None,
+            text: format!(
+                "the listener {name} asks for {missing}, which is not in this version. The broker does not start \
+                 rather than serve it without"
+            ),
+        });
+    }
+}
+
+impl Place {
+    fn nowhere() -> Self {
+        Self {
+            file: Path::new("").into(),
+            line: 0,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}:{}", self.file.display(), self.line)
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Some(place) => write!(formatter, "{place}: {}.", self.text),
+            None => write!(formatter, "{}.", self.text),
+        }
+    }
 }
 
 impl fmt::Display for ConfigError {
+    /// Several lines, of which each but the first begins as `main.rs` begins that one, or as Mosquitto tells a place.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             // The first sentence is Mosquitto's, word for word: scripts look for it.
@@ -66,31 +190,60 @@ impl fmt::Display for ConfigError {
                 "Unable to open config file '{}'. {reason}",
                 file.display()
             ),
-            Self::Invalid {
-                file,
-                line,
-                message,
-            } => write!(formatter, "{}:{line}: {message}", file.display()),
+            Self::Invalid(faults) => {
+                for (index, Fault { place, message }) in faults.iter().enumerate() {
+                    let lead = if index == 0 { "" } else { "\nError: " };
+                    // As does the second: `Error found at FILE:LINE.`
+                    write!(formatter, "{lead}{message}\nError found at {place}.")?;
+                }
+                if faults.len() >= FAULTS_MAX {
+                    write!(
+                        formatter,
+                        "\nError: Too many faults; the rest is not looked at."
+                    )?;
+                }
+                Ok(())
+            }
+            Self::NotYet(notes) => {
+                for (index, note) in notes.iter().enumerate() {
+                    let lead = if index == 0 { "" } else { "\nError: " };
+                    write!(formatter, "{lead}{note}")?;
+                }
+                Ok(())
+            }
         }
     }
 }
 
 impl std::error::Error for ConfigError {}
 
-/// A fault and where in the text it stands.
-#[derive(Clone, Debug, Eq, PartialEq)]
-struct Fault {
-    offset: usize,
-    message: String,
+/// How many letters must be added, removed or replaced to make `left` of `right`.
+fn distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().take(NAME_LENGTH_MAX).collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (above, letter) in left.chars().take(NAME_LENGTH_MAX).enumerate() {
+        let mut diagonal = above;
+        let mut last = above + 1;
+        for (cell, other) in row.iter_mut().skip(1).zip(&right) {
+            let replaced = diagonal + usize::from(letter != *other);
+            diagonal = *cell;
+            last = replaced.min(*cell + 1).min(last + 1);
+            *cell = last;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = above + 1;
+        }
+    }
+    row.last().copied().unwrap_or_default()
 }
 
-fn line_at(text: &[u8], offset: usize) -> usize {
-    let before = text.get(..offset).unwrap_or(text);
-    before.iter().filter(|byte| **byte == b'\n').count() + 1
-}
+const NAME_LENGTH_MAX: usize = 64;
 
 /// A configuration is written by hand; whatever is larger was named by mistake (a device, a log).
 const FILE_BYTES_MAX: u64 = 1_048_576;
+
+/// Faults that are told of one configuration. Whoever has more has mixed up his files.
+const FAULTS_MAX: usize = 100;
 
 #[cfg(test)]
 mod tests {
@@ -121,8 +274,9 @@ mod tests {
     fn an_error_names_file_and_line() {
         let file = TemporaryFile::with(b"reason_strings = true\n\nmax_packetsize = 3\n");
         let error = load(&file.0).unwrap_err().to_string();
-        let expected = format!("{}:3: unknown key 'max_packetsize'", file.0.display());
-        assert!(error.starts_with(&expected), "{error}");
+        assert!(error.starts_with("unknown key 'max_packetsize'"), "{error}");
+        let place = format!("\nError found at {}:3.", file.0.display());
+        assert!(error.ends_with(&place), "{error}");
     }
 
     #[test]
@@ -130,11 +284,13 @@ mod tests {
         let file = TemporaryFile::with(b"# caf\xc3\xa9\n# caf\xe9\n");
         assert_eq!(
             load(&file.0).unwrap_err(),
-            ConfigError::Invalid {
-                file: file.0.clone(),
-                line: 2,
+            ConfigError::Invalid(vec![Fault {
+                place: Place {
+                    file: file.0.as_path().into(),
+                    line: 2,
+                },
                 message: "not UTF-8 text; save the file as UTF-8".into(),
-            }
+            }])
         );
     }
 

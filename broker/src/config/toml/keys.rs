@@ -1,8 +1,8 @@
 //! The table of the keys of `nightjar.toml`: name, range and where a value goes.
 
-use super::{Key, Kind, Unit};
+use super::key::{Key, Kind, Unit, Written};
 use crate::settings::{
-    AclSubscribe, LogDestination, LogFormat, LogLevel, LogTypes, QueuePolicy, RunAs,
+    AclSubscribe, LogDestination, LogFormat, LogLevel, LogTypes, QueuePolicy, RunAs, Settings,
 };
 use nightjar_storage::Durability;
 
@@ -11,6 +11,7 @@ macro_rules! switch {
         Key {
             name: stringify!($field),
             kind: Kind::Switch(|settings, on| settings.$field = on),
+            get: |settings| Some(Written::Switch(settings.$field)),
         }
     };
 }
@@ -32,14 +33,20 @@ macro_rules! number {
                     Err(_) => false,
                 },
             },
+            get: |settings| {
+                Some(Written::Number(
+                    settings.$field.try_into().unwrap_or(u64::MAX),
+                ))
+            },
         }
     };
 }
 
-pub(super) const KEYS: &[Key] = &[
+pub(super) const KEYS: &[Key<Settings>] = &[
     Key {
         name: "allow_anonymous",
         kind: Kind::Switch(|settings, on| settings.security.allow_anonymous = on),
+        get: |settings| Some(Written::Switch(settings.security.allow_anonymous)),
     },
     number!(
         connections_max,
@@ -102,6 +109,12 @@ pub(super) const KEYS: &[Key] = &[
                 settings.shards = usize::try_from(number).ok();
                 settings.shards.is_some()
             },
+        },
+        get: |settings| {
+            settings
+                .shards
+                .and_then(|shards| u64::try_from(shards).ok())
+                .map(Written::Number)
         },
     },
     number!(
@@ -260,6 +273,14 @@ pub(super) const KEYS: &[Key] = &[
                 true
             },
         },
+        get: |settings| {
+            let word = match settings.queue_policy {
+                QueuePolicy::Refuse => "refuse",
+                QueuePolicy::DropNewest => "drop_newest",
+                QueuePolicy::DropOldest => "drop_oldest",
+            };
+            Some(Written::Text(word.into()))
+        },
     },
     switch!(queue_qos0),
     number!(
@@ -344,10 +365,12 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         name: "data_directory",
         kind: Kind::Path(|settings, path| settings.data_directory = Some(path)),
+        get: |settings| settings.data_directory.as_deref().map(Written::path),
     },
     Key {
         name: "mosquitto_db",
         kind: Kind::Path(|settings, path| settings.mosquitto_db = Some(path)),
+        get: |settings| settings.mosquitto_db.as_deref().map(Written::path),
     },
     Key {
         name: "durability",
@@ -361,6 +384,7 @@ pub(super) const KEYS: &[Key] = &[
                 None => false,
             },
         },
+        get: |settings| Some(Written::Text(durability_word(settings.durability).into())),
     },
     Key {
         name: "log_level",
@@ -379,6 +403,17 @@ pub(super) const KEYS: &[Key] = &[
                 true
             },
         },
+        get: |settings| {
+            let word = match settings.log_level {
+                LogLevel::None => "none",
+                LogLevel::Error => "error",
+                LogLevel::Warning => "warning",
+                LogLevel::Information => "information",
+                LogLevel::Debug => "debug",
+                LogLevel::All => "all",
+            };
+            Some(Written::Text(word.into()))
+        },
     },
     Key {
         name: "user",
@@ -388,15 +423,25 @@ pub(super) const KEYS: &[Key] = &[
                 settings.process.user = match name {
                     "" => return false,
                     "root" => RunAs::Unchanged,
+                    MOSQUITTO_OR_NOBODY => RunAs::MosquittoOrNobody,
                     name => RunAs::User(name.into()),
                 };
                 true
             },
         },
+        get: |settings| {
+            let name = match &settings.process.user {
+                RunAs::Unchanged => "root",
+                RunAs::MosquittoOrNobody => MOSQUITTO_OR_NOBODY,
+                RunAs::User(name) => name,
+            };
+            Some(Written::Text(name.into()))
+        },
     },
     Key {
         name: "pid_file",
         kind: Kind::Path(|settings, path| settings.process.pid_file = Some(path)),
+        get: |settings| settings.process.pid_file.as_deref().map(Written::path),
     },
     Key {
         name: "log_destinations",
@@ -410,6 +455,20 @@ pub(super) const KEYS: &[Key] = &[
                     true
                 })
             },
+        },
+        get: |settings| {
+            let words = settings
+                .log
+                .destinations
+                .iter()
+                .map(|destination| match destination {
+                    LogDestination::Stderr => "stderr".into(),
+                    LogDestination::Stdout => "stdout".into(),
+                    LogDestination::Syslog => "syslog".into(),
+                    LogDestination::Topic => "topic".into(),
+                    LogDestination::File(path) => format!("file:{}", path.display()),
+                });
+            Some(Written::List(words.collect()))
         },
     },
     Key {
@@ -429,10 +488,17 @@ pub(super) const KEYS: &[Key] = &[
                 true
             },
         },
+        get: |settings| {
+            let mut types = settings.log.types?;
+            let names = LogTypes::NAMES.into_iter();
+            let chosen = names.filter(|name| types.by_name(name).is_some_and(|switch| *switch));
+            Some(Written::List(chosen.map(Into::into).collect()))
+        },
     },
     Key {
         name: "log_timestamp",
         kind: Kind::Switch(|settings, on| settings.log.timestamp = on),
+        get: |settings| Some(Written::Switch(settings.log.timestamp)),
     },
     Key {
         name: "log_timestamp_format",
@@ -442,6 +508,13 @@ pub(super) const KEYS: &[Key] = &[
                 settings.log.timestamp_format = Some(text.into());
                 !text.is_empty()
             },
+        },
+        get: |settings| {
+            settings
+                .log
+                .timestamp_format
+                .as_deref()
+                .map(|text| Written::Text(text.into()))
         },
     },
     Key {
@@ -457,6 +530,13 @@ pub(super) const KEYS: &[Key] = &[
                 true
             },
         },
+        get: |settings| {
+            let word = match settings.log.format {
+                LogFormat::Text => "text",
+                LogFormat::Json => "json",
+            };
+            Some(Written::Text(word.into()))
+        },
     },
     Key {
         name: "log_facility",
@@ -470,10 +550,15 @@ pub(super) const KEYS: &[Key] = &[
                 FACILITIES.contains(&word)
             },
         },
+        get: |settings| {
+            let word = settings.log.facility.map(|number| format!("local{number}"));
+            Some(Written::Text(word.unwrap_or_else(|| "daemon".into())))
+        },
     },
     Key {
         name: "log_connection_messages",
         kind: Kind::Switch(|settings, on| settings.log.connection_messages = on),
+        get: |settings| Some(Written::Switch(settings.log.connection_messages)),
     },
     number!(
         sys_interval_seconds,
@@ -491,32 +576,52 @@ pub(super) const KEYS: &[Key] = &[
                 settings.http_listener.is_some() || text == "off"
             },
         },
+        get: |settings| {
+            let address = settings.http_listener.map(|address| address.to_string());
+            Some(Written::Text(address.unwrap_or_else(|| "off".into())))
+        },
     },
     Key {
         name: "password_file",
         kind: Kind::Path(|settings, path| settings.security.password_file = Some(path)),
+        get: |settings| {
+            settings
+                .security
+                .password_file
+                .as_deref()
+                .map(Written::path)
+        },
     },
     Key {
         name: "acl_file",
         kind: Kind::Path(|settings, path| settings.security.acl_file = Some(path)),
+        get: |settings| settings.security.acl_file.as_deref().map(Written::path),
     },
     Key {
         name: "acl_subscribe",
         kind: Kind::Choice {
-            words: &["strict", "mosquitto"],
+            words: ACL_SUBSCRIBE,
             set: |settings, word| {
-                settings.security.acl_subscribe = match word {
-                    "strict" => AclSubscribe::Strict,
-                    "mosquitto" => AclSubscribe::Mosquitto,
-                    _ => return false,
-                };
-                true
+                acl_subscribe(word).is_some_and(|choice| {
+                    settings.security.acl_subscribe = choice;
+                    true
+                })
             },
+        },
+        get: |settings| {
+            Some(Written::Text(
+                acl_subscribe_word(settings.security.acl_subscribe).into(),
+            ))
         },
     },
     Key {
         name: "allow_zero_length_client_id",
         kind: Kind::Switch(|settings, on| settings.security.allow_zero_length_client_id = on),
+        get: |settings| {
+            Some(Written::Switch(
+                settings.security.allow_zero_length_client_id,
+            ))
+        },
     },
     Key {
         name: "auto_id_prefix",
@@ -526,6 +631,11 @@ pub(super) const KEYS: &[Key] = &[
                 settings.security.auto_id_prefix = prefix.into();
                 prefix.len() <= 50
             },
+        },
+        get: |settings| {
+            Some(Written::Text(
+                settings.security.auto_id_prefix.clone().into(),
+            ))
         },
     },
 ];
@@ -562,7 +672,7 @@ pub(super) const U16: u64 = 65_535;
 pub(super) const U32: u64 = 4_294_967_295;
 const HOUR: u64 = 3_600;
 /// Things that are counted in 32 bits.
-const COUNT_MAX: u64 = U32;
+pub(super) const COUNT_MAX: u64 = U32;
 /// Sums of such things. Far from overflow when two are added.
 const TOTAL_COUNT_MAX: u64 = 1 << 40;
 const GIB: u64 = 1 << 30;
@@ -574,3 +684,31 @@ const PACKET_MIN: u64 = 20;
 const PACKET_MAX: u64 = 268_435_460;
 const BUFFER_MIN: u64 = 4_096;
 const TOTAL_BUFFER_MIN: u64 = 65_536;
+
+/// What a mosquitto.conf without `user` means.
+const MOSQUITTO_OR_NOBODY: &str = "mosquitto|nobody";
+
+pub(super) const ACL_SUBSCRIBE: &[&str] = &["strict", "mosquitto"];
+
+pub(super) fn acl_subscribe(word: &str) -> Option<AclSubscribe> {
+    match word {
+        "strict" => Some(AclSubscribe::Strict),
+        "mosquitto" => Some(AclSubscribe::Mosquitto),
+        _ => None,
+    }
+}
+
+pub(super) fn acl_subscribe_word(choice: AclSubscribe) -> &'static str {
+    match choice {
+        AclSubscribe::Strict => "strict",
+        AclSubscribe::Mosquitto => "mosquitto",
+    }
+}
+
+pub(super) fn durability_word(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Synced => "synced",
+        Durability::Written => "written",
+        Durability::Memory => "memory",
+    }
+}

@@ -1,269 +1,470 @@
-//! The keys of a `[[listeners]]` section.
+//! `[[listeners]]`, with its sections `[listeners.tls]` and `[listeners.security]`.
 //!
-//! In: one section. Out: `ListenerSettings`, or the first fault with its place. `KEYS` is the whole list; a key has the
-//! name of its field in `ListenerSettings`, but for `address` and `path`, which are its endpoint. `docs/listeners.md` has a
-//! row for each, which a test compares.
+//! In: one section. Out: `ListenerSettings`, and every fault with its place. A key has the name of its field, but for `address`
+//! and `path`, which are the endpoints. `docs/listeners.md` has a row for each, which a test compares.
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
-use std::sync::Arc;
-
-use ::toml::Spanned;
-use ::toml::de::{DeTable, DeValue};
-
-use super::keys::durability;
-use super::{Fault, found};
+use super::key::{Key, Kind, Unit, Written, found};
+use super::keys::{
+    ACL_SUBSCRIBE, COUNT_MAX, DURABILITIES, U16, acl_subscribe, acl_subscribe_word, durability,
+    durability_word,
+};
+use super::{Slip, nearest};
 use crate::settings::{
     DEFAULT_PORT, Endpoint, IpNetwork, ListenerProtocol, ListenerSettings, ProtocolVersions,
-    ProxyProtocol,
+    ProxyProtocol, SecuritySettings, TlsSettings,
 };
+use ::toml::Spanned;
+use ::toml::de::{DeTable, DeValue};
+use std::net::SocketAddr;
+use std::sync::Arc;
 
-/// `[[listeners]]`, at least one, each endpoint once.
-pub(super) fn listeners(value: &Spanned<DeValue<'_>>) -> Result<Vec<Arc<ListenerSettings>>, Fault> {
+/// At least one, each address once.
+pub(super) fn read(
+    value: &Spanned<DeValue<'_>>,
+    slips: &mut Vec<Slip>,
+) -> Vec<Arc<ListenerSettings>> {
+    let mut slip = |offset, message: String| {
+        slips.push(Slip {
+            offset,
+            message: format!("listeners: {message}"),
+        });
+    };
     let tables = value.get_ref().as_array().filter(|list| !list.is_empty());
-    let tables = tables.ok_or_else(|| {
+    let Some(tables) = tables else {
         let message = format!(
             "write each as its own section: [[listeners]], then address = \"0.0.0.0:{DEFAULT_PORT}\"; \
              without any, the broker serves this machine only"
         );
-        fault(value.span().start, message)
-    })?;
+        slip(value.span().start, message);
+        return Vec::new();
+    };
     let mut listeners: Vec<Arc<ListenerSettings>> = Vec::with_capacity(tables.len());
     for table in tables.iter() {
         let offset = table.span().start;
-        let entries = table.get_ref().as_table().ok_or_else(|| {
+        let Some(entries) = table.get_ref().as_table() else {
             let message = format!(
                 "expected a section with an address, found {}",
                 found(table.get_ref())
             );
-            fault(offset, message)
-        })?;
-        let (endpoint, endpoint_offset) = endpoint(entries, offset)?;
-        // Port 0 is a different port each time.
-        let may_repeat = matches!(endpoint, Endpoint::Tcp(address) if address.port() == 0);
-        let mut known = listeners.iter().flat_map(|known| &known.endpoints);
-        if !may_repeat && known.any(|known| *known == endpoint) {
-            return Err(fault(endpoint_offset, format!("{endpoint} is there twice")));
+            slip(offset, message);
+            continue;
+        };
+        let listener = listener(entries, &mut slip);
+        match (entries.get("address"), entries.get("path")) {
+            (None, None) => slip(offset, "the address is missing".into()),
+            (Some(_), Some(path)) => slip(
+                path.span().start,
+                "a listener has an address or a path, not both".into(),
+            ),
+            _ => {}
         }
-        let mut listener = ListenerSettings::at(endpoint);
-        for (key, value) in entries {
-            let name: &str = key.get_ref();
-            if ENDPOINT_KEYS.contains(&name) {
-                continue;
-            }
-            let known = KEYS.iter().find(|known| known.0 == name);
-            let (_, expected, set) =
-                known.ok_or_else(|| fault(key.span().start, unknown_key(name)))?;
-            if set(&mut listener, value.get_ref()).is_none() {
-                let message = format!(
-                    "{name}: expected {expected}, found {}",
-                    found(value.get_ref())
-                );
-                return Err(fault(value.span().start, message));
+        if let Err(message) = check_together(&listener) {
+            slip(offset, message);
+        }
+        for endpoint in &listener.endpoints {
+            // Port 0 is a different port each time.
+            let any_port = matches!(endpoint, Endpoint::Tcp(address) if address.port() == 0);
+            let known = listeners.iter().flat_map(|listener| &listener.endpoints);
+            if !any_port && known.into_iter().any(|known| known == endpoint) {
+                let offset = entries
+                    .get("address")
+                    .or(entries.get("path"))
+                    .map_or(offset, |address| address.span().start);
+                slip(offset, format!("{endpoint} is there twice"));
             }
         }
-        check_together(&listener).map_err(|message| fault(offset, message))?;
         listeners.push(Arc::new(listener));
     }
-    Ok(listeners)
+    listeners
 }
 
-/// `address` or `path`, one of the two.
-fn endpoint(entries: &DeTable<'_>, offset: usize) -> Result<(Endpoint, usize), Fault> {
-    match (entries.get("address"), entries.get("path")) {
-        (Some(address), None) => {
-            let start = address.span().start;
-            let parsed: Option<SocketAddr> =
-                text(address.get_ref()).and_then(|text| text.parse().ok());
-            let parsed = parsed.ok_or_else(|| {
-                let message = format!(
-                    "expected an IP address and a port, such as \"127.0.0.1:{DEFAULT_PORT}\", \
-                     \"0.0.0.0:{DEFAULT_PORT}\" (every IPv4 address) or \"[::]:{DEFAULT_PORT}\" (every IPv6 address), \
-                     found {}",
-                    found(address.get_ref())
-                );
-                fault(start, message)
-            })?;
-            Ok((Endpoint::Tcp(parsed), start))
+fn listener(entries: &DeTable<'_>, slip: &mut impl FnMut(usize, String)) -> ListenerSettings {
+    let mut listener = ListenerSettings::default();
+    listener.endpoints.clear();
+    let sections = ["tls", "security"];
+    fill(&mut listener, KEYS, &sections, entries, slip);
+    if let Some(section) = entries.get("tls") {
+        let tls = listener.tls.insert(TlsSettings::default());
+        match section.get_ref().as_table() {
+            Some(entries) => fill(tls, TLS_KEYS, &[], entries, slip),
+            None => slip(section.span().start, "tls: expected a section".into()),
         }
-        (None, Some(path)) => {
-            let start = path.span().start;
-            let parsed = text(path.get_ref()).filter(|text| {
-                (1..=UNIX_PATH_BYTES_MAX).contains(&text.len()) && !text.contains('\0')
-            });
-            let parsed = parsed.ok_or_else(|| {
-                let message = format!(
-                    "path: expected a path of at most {UNIX_PATH_BYTES_MAX} bytes for a Unix socket, found {}",
-                    found(path.get_ref())
-                );
-                fault(start, message)
-            })?;
-            Ok((Endpoint::Unix(parsed.into()), start))
+        if tls.certificate_file.is_none() || tls.key_file.is_none() {
+            slip(
+                section.span().start,
+                "tls: certificate_file and key_file are both needed".into(),
+            );
         }
-        (Some(_), Some(path)) => Err(fault(
-            path.span().start,
-            "a listener has an address or a path, not both".into(),
-        )),
-        (None, None) => Err(fault(offset, "the address is missing".into())),
+    }
+    if let Some(section) = entries.get("security") {
+        let security = listener.security.insert(of_a_listener());
+        match section.get_ref().as_table() {
+            Some(entries) => fill(security, SECURITY_KEYS, &[], entries, slip),
+            None => slip(section.span().start, "security: expected a section".into()),
+        }
+    }
+    listener
+}
+
+/// What a section `[listeners.security]` without keys means.
+pub(super) fn of_a_listener() -> SecuritySettings {
+    SecuritySettings {
+        allow_anonymous: false,
+        ..SecuritySettings::default()
     }
 }
 
-/// A key, what it takes, and where it goes. `None`: the value is not what it takes.
-type Key = (
-    &'static str,
-    &'static str,
-    fn(&mut ListenerSettings, &DeValue<'_>) -> Option<()>,
-);
+fn fill<T>(
+    target: &mut T,
+    keys: &[Key<T>],
+    sections: &[&str],
+    entries: &DeTable<'_>,
+    slip: &mut impl FnMut(usize, String),
+) {
+    for (key, value) in entries.iter() {
+        let name = key.get_ref().as_ref();
+        if sections.contains(&name) {
+            continue;
+        }
+        let result = match keys.iter().find(|known| known.name == name) {
+            Some(known) => known
+                .set(target, value.get_ref())
+                .map_err(|message| format!("{name}: {message}")),
+            None => Err(unknown(name, keys)),
+        };
+        if let Err(message) = result {
+            slip(key.span().start, message);
+        }
+    }
+}
 
-const ENDPOINT_KEYS: &[&str] = &["address", "path"];
+fn unknown<T>(name: &str, keys: &[Key<T>]) -> String {
+    match nearest(name, keys.iter().map(|key| key.name)) {
+        Some(known) => format!("unknown key '{name}', did you mean '{known}'?"),
+        None => format!("unknown key '{name}'; docs/configuration.md lists the keys"),
+    }
+}
 
-const KEYS: &[Key] = &[
-    ("name", "a text", |listener, value| {
-        listener.name = Some(text(value)?.into());
-        Some(())
-    }),
-    (
-        "protocol",
-        "one of \"mqtt\", \"websocket\", \"http_api\"",
-        |listener, value| {
-            listener.protocol = match text(value)? {
-                "mqtt" => ListenerProtocol::Mqtt,
-                "websocket" | "websockets" => ListenerProtocol::WebSocket,
-                "http_api" => ListenerProtocol::HttpApi,
-                _ => return None,
+macro_rules! switch {
+    ($field:ident) => {
+        Key {
+            name: stringify!($field),
+            kind: Kind::Switch(|target, on| target.$field = on),
+            get: |target| Some(Written::Switch(target.$field)),
+        }
+    };
+}
+
+/// A number that may be left out.
+macro_rules! number {
+    ($field:ident, $minimum:expr, $maximum:expr, $advice:literal) => {
+        Key {
+            name: stringify!($field),
+            kind: Kind::Number {
+                unit: Unit::Count,
+                minimum: $minimum,
+                maximum: $maximum,
+                advice: $advice,
+                set: |target, number| match number.try_into() {
+                    Ok(number) => {
+                        target.$field = Some(number);
+                        true
+                    }
+                    Err(_) => false,
+                },
+            },
+            get: |target| target.$field.map(|number| Written::Number(number.into())),
+        }
+    };
+}
+
+/// Text that may be left out.
+macro_rules! text {
+    ($field:ident, $expected:literal) => {
+        text!($field, $expected, |text| !text.is_empty())
+    };
+    ($field:ident, $expected:literal, $fits:expr) => {
+        Key {
+            name: stringify!($field),
+            kind: Kind::Text {
+                expected: $expected,
+                set: |target, text| {
+                    let fits: fn(&str) -> bool = $fits;
+                    target.$field = Some(text.into());
+                    fits(text)
+                },
+            },
+            get: |target| {
+                let text = target.$field.as_deref();
+                text.map(|text| Written::Text(text.into()))
+            },
+        }
+    };
+}
+
+macro_rules! path {
+    ($field:ident) => {
+        Key {
+            name: stringify!($field),
+            kind: Kind::Path(|target, path| target.$field = Some(path)),
+            get: |target| target.$field.as_deref().map(Written::path),
+        }
+    };
+}
+
+pub(super) const KEYS: &[Key<ListenerSettings>] = &[
+    Key {
+        name: "address",
+        kind: Kind::List {
+            expected: "an IP address and a port, such as \"127.0.0.1:1883\", \"0.0.0.0:1883\" (every IPv4 address) or \
+                       \"[::]:1883\" (every IPv6 address), or a list of them",
+            set: |listener, words| {
+                let addresses = words.iter().map(|word| word.parse().ok());
+                let addresses: Option<Vec<SocketAddr>> = addresses.collect();
+                let addresses = addresses.unwrap_or_default();
+                listener
+                    .endpoints
+                    .extend(addresses.iter().copied().map(Endpoint::Tcp));
+                !addresses.is_empty()
+            },
+        },
+        get: |listener| {
+            let endpoints = listener.endpoints.iter();
+            let addresses = endpoints.filter_map(|endpoint| match endpoint {
+                Endpoint::Tcp(address) => Some(address.to_string()),
+                Endpoint::Unix(_) => None,
+            });
+            let mut words: Vec<String> = addresses.collect();
+            match words.len() {
+                0 => None,
+                1 => words.pop().map(Written::Text),
+                _ => Some(Written::List(words)),
+            }
+        },
+    },
+    Key {
+        name: "path",
+        kind: Kind::Text {
+            expected: "a path of at most 107 bytes for a Unix socket",
+            set: |listener, path| {
+                listener.endpoints.push(Endpoint::Unix(path.into()));
+                (1..=UNIX_PATH_BYTES_MAX).contains(&path.len()) && !path.contains('\0')
+            },
+        },
+        get: |listener| {
+            let mut endpoints = listener.endpoints.iter();
+            endpoints.find_map(|endpoint| match endpoint {
+                Endpoint::Tcp(_) => None,
+                Endpoint::Unix(path) => Some(Written::path(path)),
+            })
+        },
+    },
+    text!(name, "a name"),
+    Key {
+        name: "protocol",
+        kind: Kind::Choice {
+            words: &["mqtt", "websocket", "http_api"],
+            set: |listener, word| {
+                listener.protocol = match word {
+                    "mqtt" => ListenerProtocol::Mqtt,
+                    "websocket" | "websockets" => ListenerProtocol::WebSocket,
+                    "http_api" => ListenerProtocol::HttpApi,
+                    _ => return false,
+                };
+                true
+            },
+        },
+        get: |listener| {
+            let word = match listener.protocol {
+                ListenerProtocol::Mqtt => "mqtt",
+                ListenerProtocol::WebSocket => "websocket",
+                ListenerProtocol::HttpApi => "http_api",
             };
-            Some(())
+            Some(Written::Text(word.into()))
         },
-    ),
-    (
-        "bind_interface",
-        "the name of a network device",
-        |listener, value| {
-            let device = text(value)?;
-            (1..=15).contains(&device.len()).then_some(())?;
-            listener.bind_interface = Some(device.into());
-            Some(())
-        },
-    ),
-    ("durability", DURABILITY_WORDS, |listener, value| {
-        listener.durability = Some(durability(text(value)?)?);
-        Some(())
+    },
+    text!(bind_interface, "the name of a network device", |text| {
+        (1..=15).contains(&text.len())
     }),
-    (
-        "mount_point",
+    Key {
+        name: "durability",
+        kind: Kind::Choice {
+            words: DURABILITIES,
+            set: |listener, word| {
+                listener.durability = durability(word);
+                listener.durability.is_some()
+            },
+        },
+        get: |listener| {
+            let word = listener.durability.map(durability_word);
+            word.map(|word| Written::Text(word.into()))
+        },
+    },
+    text!(
+        mount_point,
         "the beginning of a topic, without + and #, such as \"house/\"",
-        |listener, value| {
-            let prefix = text(value)?;
-            nightjar_codec::topic::validate_topic_name(prefix).ok()?;
-            listener.mount_point = Some(prefix.into());
-            Some(())
-        },
+        |text| nightjar_codec::topic::validate_topic_name(text).is_ok()
     ),
-    (
-        "connections_max",
-        "a number from 1 to 4294967295",
-        |listener, value| {
-            listener.connections_max = Some(number(value, 1, u32::MAX.into())?);
-            Some(())
-        },
+    number!(
+        connections_max,
+        1,
+        COUNT_MAX,
+        "leave it out for no bound of its own"
     ),
-    ("maximum_qos", "0, 1 or 2", |listener, value| {
-        listener.maximum_qos = u8::try_from(number(value, 0, 2)?).ok();
-        Some(())
-    }),
-    (
-        "topic_alias_maximum",
-        "a number from 0 to 65535",
-        |listener, value| {
-            listener.topic_alias_maximum = Some(number_u16(value)?);
-            Some(())
-        },
-    ),
-    (
-        "topic_alias_maximum_outbound",
-        "a number from 0 to 65535",
-        |listener, value| {
-            listener.topic_alias_maximum_outbound = Some(number_u16(value)?);
-            Some(())
-        },
-    ),
-    (
-        "protocol_versions",
-        "a list of \"3.1\", \"3.1.1\", \"5.0\", at least one",
-        |listener, value| {
-            let mut versions = ProtocolVersions {
-                v3_1: false,
-                v3_1_1: false,
-                v5: false,
-            };
-            for word in texts(value)? {
-                match word {
-                    "3.1" => versions.v3_1 = true,
-                    "3.1.1" => versions.v3_1_1 = true,
-                    "5.0" => versions.v5 = true,
-                    _ => return None,
+    number!(maximum_qos, 0, 2, "MQTT has QoS 0, 1 and 2"),
+    number!(topic_alias_maximum, 0, U16, "0 means none"),
+    number!(topic_alias_maximum_outbound, 0, U16, "0 means none"),
+    Key {
+        name: "protocol_versions",
+        kind: Kind::List {
+            expected: "a list of \"3.1\", \"3.1.1\" and \"5.0\"",
+            set: |listener, words| {
+                let mut versions = ProtocolVersions {
+                    v3_1: false,
+                    v3_1_1: false,
+                    v5: false,
+                };
+                for word in words {
+                    match *word {
+                        "3.1" => versions.v3_1 = true,
+                        "3.1.1" => versions.v3_1_1 = true,
+                        "5.0" => versions.v5 = true,
+                        _ => return false,
+                    }
                 }
                 listener.protocol_versions = versions;
-            }
-            (versions.v3_1 || versions.v3_1_1 || versions.v5).then_some(())
+                !words.is_empty()
+            },
         },
-    ),
-    (
-        "use_username_as_client_id",
-        "true or false",
-        |listener, value| {
-            listener.use_username_as_client_id = value.as_bool()?;
-            Some(())
+        get: |listener| {
+            let versions = listener.protocol_versions;
+            let words = [
+                (versions.v3_1, "3.1"),
+                (versions.v3_1_1, "3.1.1"),
+                (versions.v5, "5.0"),
+            ];
+            let words = words.into_iter().filter(|(on, _)| *on);
+            Some(Written::List(words.map(|(_, word)| word.into()).collect()))
         },
-    ),
-    ("proxy_protocol", "1 or 2", |listener, value| {
-        listener.proxy_protocol = Some(match number(value, 1, 2)? {
-            1 => ProxyProtocol::V1,
-            _ => ProxyProtocol::V2,
-        });
-        Some(())
+    },
+    switch!(use_username_as_client_id),
+    Key {
+        name: "proxy_protocol",
+        kind: Kind::Number {
+            unit: Unit::Count,
+            minimum: 1,
+            maximum: 2,
+            advice: "the header has two versions",
+            set: |listener, number| {
+                listener.proxy_protocol = Some(match number {
+                    1 => ProxyProtocol::V1,
+                    _ => ProxyProtocol::V2,
+                });
+                true
+            },
+        },
+        get: |listener| {
+            let version = listener.proxy_protocol.map(|version| match version {
+                ProxyProtocol::V1 => 1,
+                ProxyProtocol::V2 => 2,
+            });
+            version.map(Written::Number)
+        },
+    },
+    switch!(proxy_requires_tls),
+    Key {
+        name: "proxy_networks",
+        kind: Kind::List {
+            expected: "a list of address ranges, such as \"10.0.0.0/8\"",
+            set: |listener, words| {
+                let networks: Option<Vec<IpNetwork>> =
+                    words.iter().map(|word| network(word)).collect();
+                let known = networks.is_some();
+                listener.proxy_networks = networks.unwrap_or_default();
+                known
+            },
+        },
+        get: |listener| {
+            let networks = listener.proxy_networks.iter();
+            let words =
+                networks.map(|network| format!("{}/{}", network.address, network.prefix_bits));
+            Some(Written::List(words.collect()))
+        },
+    },
+    Key {
+        name: "websocket_origins",
+        kind: Kind::List {
+            expected: "a list of origins, such as \"https://site.example\"",
+            set: |listener, words| {
+                listener.websocket_origins = words.iter().map(|word| (*word).into()).collect();
+                words.iter().all(|word| !word.is_empty())
+            },
+        },
+        get: |listener| {
+            let words = listener.websocket_origins.iter();
+            Some(Written::List(words.map(|word| word.to_string()).collect()))
+        },
+    },
+    path!(http_directory),
+    Key {
+        name: "allow_anonymous",
+        kind: Kind::Switch(|listener, on| listener.allow_anonymous = Some(on)),
+        get: |listener| listener.allow_anonymous.map(Written::Switch),
+    },
+    text!(auto_id_prefix, "text of at most 50 bytes", |text| text
+        .len()
+        <= 50),
+];
+
+pub(super) const TLS_KEYS: &[Key<TlsSettings>] = &[
+    path!(certificate_file),
+    path!(key_file),
+    path!(ca_file),
+    path!(ca_path),
+    path!(crl_file),
+    switch!(require_certificate),
+    switch!(use_identity_as_username),
+    switch!(use_subject_as_username),
+    text!(version, "\"tlsv1.2\" or \"tlsv1.3\"", |text| {
+        ["tlsv1.2", "tlsv1.3"].contains(&text)
     }),
-    ("proxy_requires_tls", "true or false", |listener, value| {
-        listener.proxy_requires_tls = value.as_bool()?;
-        Some(())
-    }),
-    (
-        "proxy_networks",
-        "a list of address ranges such as \"10.0.0.0/8\" or \"192.0.2.7\"",
-        |listener, value| {
-            listener.proxy_networks = texts(value)?
-                .into_iter()
-                .map(network)
-                .collect::<Option<Vec<_>>>()?;
-            Some(())
+    text!(ciphers, "names of ciphers as OpenSSL has them"),
+    text!(ciphers_tls_1_3, "names of ciphers as OpenSSL has them"),
+    switch!(disable_client_certificate_date_checks),
+];
+
+pub(super) const SECURITY_KEYS: &[Key<SecuritySettings>] = &[
+    switch!(allow_anonymous),
+    path!(password_file),
+    path!(acl_file),
+    Key {
+        name: "acl_subscribe",
+        kind: Kind::Choice {
+            words: ACL_SUBSCRIBE,
+            set: |security, word| {
+                acl_subscribe(word).is_some_and(|choice| {
+                    security.acl_subscribe = choice;
+                    true
+                })
+            },
         },
-    ),
-    (
-        "websocket_origins",
-        "a list of origins such as \"https://site.example\"",
-        |listener, value| {
-            listener.websocket_origins = texts(value)?.into_iter().map(Into::into).collect();
-            Some(())
+        get: |security| {
+            let word = acl_subscribe_word(security.acl_subscribe);
+            Some(Written::Text(word.into()))
         },
-    ),
-    ("http_directory", "a path", |listener, value| {
-        listener.http_directory = Some(PathBuf::from(text(value)?));
-        Some(())
-    }),
-    ("allow_anonymous", "true or false", |listener, value| {
-        listener.allow_anonymous = Some(value.as_bool()?);
-        Some(())
-    }),
-    (
-        "auto_id_prefix",
-        "a text of at most 50 bytes",
-        |listener, value| {
-            let prefix = text(value)?;
-            (prefix.len() <= 50).then_some(())?;
-            listener.auto_id_prefix = Some(prefix.into());
-            Some(())
+    },
+    switch!(allow_zero_length_client_id),
+    Key {
+        name: "auto_id_prefix",
+        kind: Kind::Text {
+            expected: "text of at most 50 bytes",
+            set: |security, text| {
+                security.auto_id_prefix = text.into();
+                text.len() <= 50
+            },
         },
-    ),
+        get: |security| Some(Written::Text(security.auto_id_prefix.to_string())),
+    },
 ];
 
 /// What would be a key without effect.
@@ -288,173 +489,22 @@ fn check_together(listener: &ListenerSettings) -> Result<(), String> {
     Err(message.into())
 }
 
-fn fault(offset: usize, message: String) -> Fault {
-    Fault {
-        offset,
-        message: format!("listeners: {message}"),
-    }
-}
-
-fn unknown_key(name: &str) -> String {
-    let known: Vec<&str> = ENDPOINT_KEYS
-        .iter()
-        .copied()
-        .chain(KEYS.iter().map(|key| key.0))
-        .collect();
-    format!(
-        "unknown key '{name}'; a listener has an address, such as \"0.0.0.0:{DEFAULT_PORT}\", and may have: {}",
-        known[1..].join(", ")
-    )
-}
-
-fn text<'a>(value: &'a DeValue<'_>) -> Option<&'a str> {
-    value.as_str()
-}
-
-fn texts<'a>(value: &'a DeValue<'_>) -> Option<Vec<&'a str>> {
-    let list = value.as_array()?;
-    list.iter().map(|member| text(member.get_ref())).collect()
-}
-
-fn number(value: &DeValue<'_>, minimum: u64, maximum: u64) -> Option<u64> {
-    let integer = value.as_integer()?;
-    let digits = integer.as_str().replace('_', "");
-    let number = u64::from_str_radix(&digits, integer.radix()).ok()?;
-    (minimum..=maximum).contains(&number).then_some(number)
-}
-
-fn number_u16(value: &DeValue<'_>) -> Option<u16> {
-    u16::try_from(number(value, 0, u16::MAX.into())?).ok()
-}
-
-/// `ADDRESS/BITS`, or an address alone.
-fn network(text: &str) -> Option<IpNetwork> {
-    let (address, bits) = match text.split_once('/') {
-        Some((address, bits)) => (address, Some(bits)),
-        None => (text, None),
+fn network(word: &str) -> Option<IpNetwork> {
+    let (address, bits) = word.split_once('/').unwrap_or((word, ""));
+    let address: std::net::IpAddr = address.parse().ok()?;
+    let widest = if address.is_ipv4() { 32 } else { 128 };
+    let prefix_bits = match bits {
+        "" if !word.contains('/') => widest,
+        bits => bits.parse().ok().filter(|bits| *bits <= widest)?,
     };
-    let address: IpAddr = address.parse().ok()?;
-    let bits_max = if address.is_ipv4() { 32 } else { 128 };
-    let prefix_bits = bits.map_or(Some(bits_max), |bits| bits.parse().ok())?;
-    (prefix_bits <= bits_max).then_some(IpNetwork {
+    Some(IpNetwork {
         address,
         prefix_bits,
     })
 }
 
-const DURABILITY_WORDS: &str = "one of \"synced\", \"written\", \"memory\"";
 /// What the system has room for in the address of a socket.
 const UNIX_PATH_BYTES_MAX: usize = 107;
 
 #[cfg(test)]
-mod tests {
-    use super::super::keys::DURABILITIES;
-    use super::super::parse;
-    use super::*;
-
-    const DOCUMENT: &str = include_str!("../../../../docs/listeners.md");
-
-    fn listener(text: &str) -> ListenerSettings {
-        let text = format!("[[listeners]]\naddress = \"127.0.0.1:1\"\n{text}");
-        let settings = parse(&text).unwrap_or_else(|fault| panic!("{text}: {}", fault.message));
-        (*settings.listeners[0]).clone()
-    }
-
-    #[test]
-    fn every_key_of_a_listener_changes_its_field() {
-        let examples = [
-            "name = \"inside\"",
-            "protocol = \"websocket\"",
-            "bind_interface = \"lo\"",
-            "durability = \"memory\"",
-            "mount_point = \"house/\"",
-            "connections_max = 1_000",
-            "maximum_qos = 1",
-            "topic_alias_maximum = 0",
-            "topic_alias_maximum_outbound = 65535",
-            "protocol_versions = [\"3.1.1\", \"5.0\"]",
-            "use_username_as_client_id = true",
-            "proxy_protocol = 2",
-            "proxy_protocol = 2\nproxy_requires_tls = true",
-            "proxy_protocol = 1\nproxy_networks = [\"10.0.0.0/8\", \"::1\"]",
-            "protocol = \"websocket\"\nwebsocket_origins = [\"https://site.example\"]",
-            "protocol = \"http_api\"\nhttp_directory = \"/srv/www\"",
-            "allow_anonymous = true",
-            "auto_id_prefix = \"a-\"",
-        ];
-        for (key, _, _) in KEYS {
-            let own = |example: &&&str| {
-                let last = example.lines().last().unwrap_or_default();
-                last.starts_with(&format!("{key} = "))
-            };
-            let example = examples.iter().find(own);
-            let example = example.unwrap_or_else(|| panic!("no example of {key}"));
-            let others = example.lines().rev().skip(1).collect::<Vec<_>>().join("\n");
-            assert_ne!(
-                listener(example),
-                listener(&others),
-                "{key} changes nothing"
-            );
-            assert!(
-                DOCUMENT.contains(&format!("| `{key}` |")),
-                "docs/listeners.md lacks {key}"
-            );
-        }
-        assert_eq!(
-            DURABILITY_WORDS,
-            format!("one of \"{}\"", DURABILITIES.join("\", \""))
-        );
-    }
-
-    #[test]
-    fn a_unix_socket_has_a_path() {
-        let settings = parse("[[listeners]]\npath = \"/run/nightjar.sock\"\n").unwrap();
-        let expected = [Endpoint::Unix("/run/nightjar.sock".into())];
-        assert_eq!(settings.listeners[0].endpoints, expected);
-    }
-
-    #[test]
-    fn what_a_listener_cannot_be_is_refused_with_the_key() {
-        let cases = [
-            ("protocol = \"mqttsn\"", "protocol: expected one of"),
-            (
-                "mount_point = \"a/#\"",
-                "mount_point: expected the beginning",
-            ),
-            ("mount_point = \"\"", "mount_point: expected the beginning"),
-            ("connections_max = 0", "connections_max: expected a number"),
-            ("connections_max = -1", "connections_max: expected a number"),
-            ("maximum_qos = 3", "maximum_qos: expected 0, 1 or 2"),
-            ("maximum_qos = \"1\"", "maximum_qos: expected 0, 1 or 2"),
-            (
-                "topic_alias_maximum = 65536",
-                "topic_alias_maximum: expected",
-            ),
-            (
-                "protocol_versions = []",
-                "protocol_versions: expected a list",
-            ),
-            (
-                "protocol_versions = [\"4\"]",
-                "protocol_versions: expected a list",
-            ),
-            ("proxy_protocol = 3", "proxy_protocol: expected 1 or 2"),
-            (
-                "proxy_protocol = 1\nproxy_networks = [\"10.0.0.0/33\"]",
-                "proxy_networks: expected",
-            ),
-            ("proxy_requires_tls = true", "needs proxy_protocol = 2"),
-            ("proxy_networks = [\"::1\"]", "proxy_networks needs"),
-            ("websocket_origins = [\"x\"]", "websocket_origins needs"),
-            ("http_directory = \"x\"", "http_directory needs"),
-            ("path = \"/run/x.sock\"", "not both"),
-        ];
-        for (text, expected) in cases {
-            let text = format!("[[listeners]]\naddress = \"127.0.0.1:1\"\n{text}");
-            let message = parse(&text).unwrap_err().message;
-            assert!(message.contains(expected), "{text}: {message}");
-        }
-        let long = format!("[[listeners]]\npath = \"/{}\"", "x".repeat(107));
-        assert!(parse(&long).unwrap_err().message.contains("at most 107"));
-    }
-}
+mod tests;
