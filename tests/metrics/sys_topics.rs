@@ -1,0 +1,296 @@
+//! `$SYS`, compared with the real mosquitto where it is installed: names, formats, retain and QoS.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use harness::{Broker, Client, Connect, bytes, now, packet, wait_until};
+
+use crate::Watched;
+
+/// Topics and their last texts.
+type Topics = BTreeMap<String, String>;
+
+/// Reads PUBLISH packets of QoS 2 until the answer to a PINGREQ; gives topic, text and first byte of each. Answers none of them.
+fn read_all(client: &mut Client) -> Vec<(String, String, u8)> {
+    client.send(&bytes("c0 00"));
+    let mut found = Vec::new();
+    loop {
+        let packet = client.receive_packet();
+        if packet[0] == 0xd0 {
+            return found;
+        }
+        if packet[0] >> 4 != 3 {
+            continue;
+        }
+        // Short packets: one or two bytes of Remaining Length.
+        let body = if packet[1] < 0x80 {
+            &packet[2..]
+        } else {
+            &packet[3..]
+        };
+        let length = usize::from(u16::from_be_bytes([body[0], body[1]]));
+        let topic = String::from_utf8(body[2..2 + length].to_vec()).unwrap();
+        let ids = if packet[0] & 6 > 0 { 2 } else { 0 };
+        let text = String::from_utf8(body[2 + length + ids..].to_vec()).unwrap();
+        found.push((topic, text, packet[0]));
+    }
+}
+
+/// Everything below `$SYS` that comes within `patience`, by a client that is there from the beginning.
+fn collect(mut client: Client, patience: Duration) -> Topics {
+    client.send(&packet("82", "m1 s'$SYS/#' 00"));
+    let mut topics = Topics::new();
+    let until = now() + patience;
+    while now() < until {
+        for (topic, text, _) in read_all(&mut client) {
+            topics.insert(topic, text);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    topics
+}
+
+/// What a text looks like: runs of digits are `N`, and words stay but for the name and version of the broker.
+fn shape(topic: &str, text: &str) -> String {
+    if topic == "$SYS/broker/version" {
+        let words: Vec<&str> = text.split(' ').collect();
+        return match words[..] {
+            [_, "version", number] if number.split('.').count() == 3 => "NAME version N.N.N".into(),
+            _ => text.into(),
+        };
+    }
+    let mut shape = String::new();
+    for (place, part) in text.split('.').enumerate() {
+        if place > 0 {
+            // Two decimals are two decimals.
+            shape.push_str(&format!(".{}", "D".repeat(part.len())));
+            continue;
+        }
+        let digits = part.bytes().take_while(u8::is_ascii_digit).count();
+        if digits > 0 {
+            shape.push('N');
+        }
+        shape.push_str(&part[digits..]);
+    }
+    shape
+}
+
+/// A process that is killed when the test ends.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn every_topic_of_mosquitto_is_here_with_the_same_shape() {
+    let mosquitto = Path::new("/usr/sbin/mosquitto");
+    if !mosquitto.exists() {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "{} has to be installed",
+            mosquitto.display()
+        );
+        eprintln!("SKIPPED: {} is not installed", mosquitto.display());
+        return;
+    }
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let file = std::env::temp_dir().join(format!(
+        "nightjar-tests-{}-sys-mosquitto.conf",
+        std::process::id()
+    ));
+    let text = format!(
+        "listener {} 127.0.0.1\nallow_anonymous true\nsys_interval 1\n",
+        address.port()
+    );
+    std::fs::write(&file, text).unwrap();
+    let child = Command::new(mosquitto)
+        .arg("-c")
+        .arg(&file)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let killed = Killed(child);
+    wait_until("mosquitto listens", Duration::from_secs(10), || {
+        Client::try_open_at(address).is_ok()
+    });
+    let mut client = Client::open_at(address);
+    client.send(&Connect::v4("theirs").bytes());
+    client.expect("20 02 00 00");
+    let theirs = collect(client, Duration::from_secs(4));
+    drop(killed);
+    let _ = std::fs::remove_file(&file);
+    assert!(theirs.len() > 40, "{theirs:?}");
+
+    let watched = Watched::start("sys_interval_seconds = 1");
+    let client = Client::connect_v4(&watched.broker, "ours");
+    let ours = collect(client, Duration::from_secs(4));
+    for (topic, text) in &theirs {
+        let Some(own) = ours.get(topic) else {
+            panic!("no {topic}, which is {text:?} there; here are {ours:#?}");
+        };
+        assert_eq!(
+            shape(topic, own),
+            shape(topic, text),
+            "{topic}: {own:?} and {text:?}"
+        );
+    }
+    // What 2.1 has besides.
+    for topic in [
+        "packet/out/count",
+        "packet/out/bytes",
+        "connections/socket/count",
+    ] {
+        let own = ours.get(&format!("$SYS/broker/{topic}"));
+        assert!(
+            own.is_some_and(|own| own.parse::<u64>().is_ok()),
+            "{topic}: {own:?}"
+        );
+    }
+}
+
+#[test]
+fn they_are_retained_at_qos_2_and_published_when_they_change() {
+    let watched = Watched::start("sys_interval_seconds = 1");
+    let mut client = Client::connect_v4(&watched.broker, "reader");
+    client.send(&packet(
+        "82",
+        "m1 s'$SYS/broker/uptime' 02 s'$SYS/broker/version' 02",
+    ));
+    client.expect("90 04 m1 02 02");
+    let first = read_all(&mut client);
+    // QoS 2 and RETAIN, as Mosquitto sends them.
+    let retained: Vec<_> = first.iter().filter(|(_, _, byte)| *byte == 0x35).collect();
+    assert_eq!(retained.len(), 2, "{first:?}");
+    assert!(first.iter().any(|(topic, text, _)| {
+        topic.ends_with("/version") && text.starts_with("nightjar version ")
+    }));
+    let mut live = Vec::new();
+    wait_until("two more", Duration::from_secs(10), || {
+        live.extend(read_all(&mut client));
+        live.len() >= 2
+    });
+    // Only what has changed, and without RETAIN.
+    for (topic, text, byte) in &live {
+        assert_eq!((&**topic, *byte), ("$SYS/broker/uptime", 0x34), "{text}");
+        assert!(text.ends_with(" seconds"), "{text}");
+    }
+}
+
+#[test]
+fn an_interval_of_0_publishes_nothing() {
+    let watched = Watched::start("sys_interval_seconds = 0");
+    let mut client = Client::connect_v4(&watched.broker, "reader");
+    client.send(&packet("82", "m1 s'$SYS/#' 02"));
+    client.expect("90 03 m1 02");
+    client.expect_nothing_until_pingresp();
+}
+
+/// The bounds of retained messages are for those of clients, and `#` is not for `$SYS`.
+#[test]
+fn they_count_against_no_bound_and_wildcards_pass_them_by() {
+    let watched = Watched::start("sys_interval_seconds = 1\nretained_count_max = 1");
+    let mut client = Client::connect_v4(&watched.broker, "reader");
+    client.send(&packet("33", "s'a' m1 'kept'"));
+    client.expect("40 02 m1");
+    client.send(&packet("82", "m2 s'#' 00 s'+/broker/#' 00"));
+    client.expect("90 04 m2 00 00");
+    client.expect_bytes(&packet("31", "s'a' 'kept'"));
+    client.expect_nothing_until_pingresp();
+    client.send(&packet(
+        "82",
+        "m3 s'$SYS/broker/retained messages/count' 00",
+    ));
+    client.expect("90 03 m3 00");
+    // The first one was made when there were none yet.
+    wait_until("they count themselves", Duration::from_secs(10), || {
+        let found = read_all(&mut client);
+        let last = found.last().map(|(_, text, _)| text.parse::<u64>());
+        matches!(last, Some(Ok(count)) if count > 40)
+    });
+    assert_eq!(watched.metrics().value("nightjar_retained_messages"), 1);
+}
+
+/// A11, `$SYS`: nobody but the broker writes there, whatever the QoS, retained or as a will.
+#[test]
+fn a11_clients_cannot_publish_below_sys() {
+    let watched = Watched::start("sys_interval_seconds = 0");
+    let mut reader = Client::connect_v4(&watched.broker, "reader");
+    reader.send(&packet("82", "m1 s'$SYS/#' 02"));
+    reader.expect("90 03 m1 02");
+    let mut writer = Client::connect_v5(&watched.broker, "writer", "");
+    for (number, topic) in ["$SYS", "$SYS/", "$SYS/broker/uptime", "$SYS/broker/x/y"]
+        .into_iter()
+        .enumerate()
+    {
+        let id = number + 1;
+        writer.send(&packet("33", &format!("s'{topic}' m{id} v0 'forged'")));
+        writer.expect(&format!("40 03 m{id} 87"));
+        writer.send(&packet("31", &format!("s'{topic}' v0 'forged'")));
+    }
+    writer.expect_nothing_until_pingresp();
+    reader.expect_nothing_until_pingresp();
+    let mut late = Client::connect_v4(&watched.broker, "late");
+    late.send(&packet("82", "m1 s'$SYS/#' 02"));
+    late.expect("90 03 m1 02");
+    late.expect_nothing_until_pingresp();
+}
+
+/// D11: neither the retained store on disk nor the queue of a session that is away has any of it.
+#[test]
+fn d11_nothing_of_it_is_stored() {
+    let directory = harness::TemporaryDirectory::new("sys-stored");
+    let mut watched = Watched::start_with("sys_interval_seconds = 1", |options| {
+        options.argument("--data").argument(directory.text())
+    });
+    let kept = Connect::v4("kept").clean(false);
+    let mut client = Client::connect(&watched.broker, &kept);
+    client.send(&packet(
+        "82",
+        "m1 s'$SYS/broker/uptime' 00 s'$SYS/broker/bytes/#' 02",
+    ));
+    client.expect("90 04 m1 00 02");
+    // Acknowledged by nobody: what is in flight is its own, what comes when it is away is nobody's.
+    drop(client);
+    wait_until("it is away", Duration::from_secs(5), || {
+        watched
+            .metrics()
+            .value("nightjar_sessions{state=\"offline\"}")
+            == 1
+    });
+    let queued = watched.metrics().value("nightjar_queued_messages");
+    let uptime = |watched: &Watched| {
+        let (_, text) = watched.get("/metrics/mosquitto");
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("broker_uptime "));
+        line.and_then(|value| value.parse::<u64>().ok()).unwrap()
+    };
+    let then = uptime(&watched);
+    wait_until("three intervals", Duration::from_secs(10), || {
+        uptime(&watched) >= then + 3
+    });
+    let later = watched.metrics();
+    assert_eq!(later.value("nightjar_queued_messages"), queued);
+    watched.broker.terminate();
+    let mut again: Broker = Broker::options()
+        .toml("allow_anonymous = true\nsys_interval_seconds = 0\nhttp_listener = \"off\"\n[[listeners]]\naddress = \"127.0.0.1:{port}\"\n")
+        .argument("--data")
+        .argument(directory.text())
+        .start();
+    let mut reader = Client::connect_v4(&again, "reader");
+    reader.send(&packet("82", "m1 s'$SYS/#' 02"));
+    reader.expect("90 03 m1 02");
+    reader.expect_nothing_until_pingresp();
+    again.terminate();
+}
