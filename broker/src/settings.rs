@@ -56,7 +56,7 @@ pub struct Settings {
     /// Wrong passwords of one user from one address, and a quarter of those of one address, before further ones are refused
     /// unseen for a while that grows, or answered late; 0 = never. See `auth/backoff.rs`.
     pub auth_failures_max: u32,
-    /// Whether the session of one user is refused to every other, with 0x87. If not, whoever has the client id has the
+    /// Whether the session of one user is refused to every other, with 0x87, where user names are checked. If not, whoever has the client id has the
     /// session, as in Mosquitto.
     pub session_bound_to_user: bool,
     /// Seconds that a client may be silent, sent as Server Keep Alive when the client asks for more

@@ -6,6 +6,9 @@ use harness::{Broker, Client, Connect, TemporaryDirectory, now, packet};
 
 use crate::world::{ALICE, World, world, world_of};
 
+/// A user whose password takes many seconds to compare.
+const SLOW: &str = "u:$7$10000000$asUtNpDrKXxmU0NR$wqqxH8+ucvHlzspiYRYHBzU1dZHctQ2Fv7k2pnJJCzMpI8yKpN1UY/GdjUTaGYxFqipnFDIQjJQqx5ob73N8oQ==\n";
+
 type Version = fn(&str) -> Connect;
 
 fn versions() -> [Version; 3] {
@@ -110,8 +113,7 @@ fn what_follows_an_accepted_connect_is_served() {
 /// D19: `pre_auth_packet_size_max` bounds what waits behind CONNECT.
 #[test]
 fn too_much_behind_a_connect_that_waits_ends_the_connection() {
-    let slow = "u:$7$3000000$asUtNpDrKXxmU0NR$wqqxH8+ucvHlzspiYRYHBzU1dZHctQ2Fv7k2pnJJCzMpI8yKpN1UY/GdjUTaGYxFqipnFDIQjJQqx5ob73N8oQ==\n";
-    let world = world_of(slow, "pre_auth_packet_size_max = 100");
+    let world = world_of(SLOW, "pre_auth_packet_size_max = 100");
     let mut client = Client::open(&world.broker);
     let mut bytes = Connect::v4("c").username("u").password("x").bytes();
     bytes.extend(packet("30", &format!("s't' '{}'", "x".repeat(100))));
@@ -122,8 +124,7 @@ fn too_much_behind_a_connect_that_waits_ends_the_connection() {
 /// R21: comparing passwords does not hold up those who are served.
 #[test]
 fn messages_flow_while_passwords_are_compared() {
-    let slow = "u:$7$3000000$asUtNpDrKXxmU0NR$wqqxH8+ucvHlzspiYRYHBzU1dZHctQ2Fv7k2pnJJCzMpI8yKpN1UY/GdjUTaGYxFqipnFDIQjJQqx5ob73N8oQ==\n";
-    let world = world_of(&format!("{slow}{ALICE}"), "shards = 1\nauth_threads = 1");
+    let world = world_of(&format!("{SLOW}{ALICE}"), "shards = 1\nauth_threads = 1");
     let mut served = world.accepts(&Connect::v4("s").username("alice").password("secret"));
     let mut waiting = Client::open(&world.broker);
     waiting.send(&Connect::v4("c").username("u").password("x").bytes());
@@ -143,8 +144,7 @@ fn messages_flow_while_passwords_are_compared() {
 
 #[test]
 fn a_full_queue_answers_that_the_server_is_busy() {
-    let slow = "u:$7$3000000$asUtNpDrKXxmU0NR$wqqxH8+ucvHlzspiYRYHBzU1dZHctQ2Fv7k2pnJJCzMpI8yKpN1UY/GdjUTaGYxFqipnFDIQjJQqx5ob73N8oQ==\n";
-    let world = world_of(slow, "auth_threads = 1\nauth_queue_max = 1");
+    let world = world_of(SLOW, "auth_threads = 1\nauth_queue_max = 1");
     let login = |client_id: &str| {
         let mut client = Client::open(&world.broker);
         client.send(&Connect::v5(client_id).username("u").password("x").bytes());
@@ -186,6 +186,31 @@ fn a_bad_password_file_stops_the_start_and_every_line_is_told() {
             assert!(told.contains(&format!("passwd:{line}: ")), "{told}");
         }
         assert!(!told.contains("geheim"), "{told}");
+    }
+}
+
+/// T3
+#[test]
+fn a_password_file_that_everybody_can_read_is_warned_of() {
+    use std::os::unix::fs::PermissionsExt;
+    for (mode, is_warned) in [(0o604, true), (0o640, false)] {
+        let directory = TemporaryDirectory::new("modes");
+        std::fs::create_dir(directory.path()).unwrap();
+        let passwords = directory.path().join("passwd");
+        std::fs::write(&passwords, ALICE).unwrap();
+        std::fs::set_permissions(&passwords, std::fs::Permissions::from_mode(mode)).unwrap();
+        let broker = Broker::options()
+            .toml(&format!(
+                "password_file = {passwords:?}\n[[listeners]]\naddress = \"127.0.0.1:{{port}}\"\n"
+            ))
+            .start();
+        let warning = "passwd has world readable permissions";
+        assert_eq!(
+            broker.log().contains(warning),
+            is_warned,
+            "{}",
+            broker.log()
+        );
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod guessing;
 mod login;
+mod mosquitto;
 mod passwd;
 mod scram;
 mod session;

@@ -4,11 +4,11 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::process::{Command, Output, Stdio};
 
-use harness::{Client, Connect, TemporaryDirectory, wait_until};
+use harness::{Client, Connect, TemporaryDirectory};
 
+use crate::mosquitto::{Mosquitto, program};
 use crate::world::{IVY, world_of};
 
 /// A directory with a path for a password file.
@@ -41,22 +41,6 @@ fn nightjar(arguments: &[&str], input: &str) -> Output {
 
 fn code(output: &Output) -> Option<i32> {
     output.status.code()
-}
-
-/// A program of Mosquitto's, or a loud way out.
-fn mosquitto(name: &str) -> Option<PathBuf> {
-    let found = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"]
-        .iter()
-        .map(|directory| Path::new(directory).join(name))
-        .find(|path| path.exists());
-    if found.is_none() {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "{name} is needed where CI is set"
-        );
-        eprintln!("SKIPPED: {name} is not installed, so nothing is compared with it.");
-    }
-    found
 }
 
 #[test]
@@ -290,7 +274,7 @@ fn files_are_for_their_owner_and_links_stay_links() {
 
 #[test]
 fn what_mosquitto_passwd_wrote_is_read_and_changed() {
-    let Some(tool) = mosquitto("mosquitto_passwd") else {
+    let Some(tool) = program("mosquitto_passwd") else {
         return;
     };
     let (_directory, file) = place();
@@ -314,18 +298,9 @@ fn what_mosquitto_passwd_wrote_is_read_and_changed() {
     world.refuses(&Connect::v4("c").username("a").password("1"));
 }
 
-struct Mosquitto(Child);
-
-impl Drop for Mosquitto {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn mosquitto_lets_in_whom_nightjar_wrote() {
-    let Some(broker) = mosquitto("mosquitto") else {
+    let Some(broker) = program("mosquitto") else {
         return;
     };
     let (directory, file) = place();
@@ -338,32 +313,15 @@ fn mosquitto_lets_in_whom_nightjar_wrote() {
         assert_eq!(code(&nightjar(arguments, "")), Some(0));
     }
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
-    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
-    let config = directory.path().join("mosquitto.conf");
-    let text = format!(
-        "listener {} 127.0.0.1\npassword_file {path}\n",
-        address.port()
-    );
-    fs::write(&config, text).unwrap();
-    let child = Command::new(broker)
-        .arg("-c")
-        .arg(&config)
-        .stderr(Stdio::null())
-        .spawn();
-    let _running = Mosquitto(child.unwrap());
-    wait_until("mosquitto listens", Duration::from_secs(10), || {
-        std::net::TcpStream::connect(address).is_ok()
-    });
+    let password_file = format!("password_file {path}");
+    let running = Mosquitto::start(&broker, directory.path(), &password_file);
     for (user, password, answer) in [
         ("a", "1", "20 02 00 00"),
         ("b", "2", "20 02 00 00"),
         ("c", "3", "20 02 00 00"),
         ("a", "2", "20 02 00 05"),
     ] {
-        let mut client = Client::open_at(address);
+        let mut client = Client::open_at(running.address);
         client.send(&Connect::v4("c").username(user).password(password).bytes());
         client.expect(answer);
     }

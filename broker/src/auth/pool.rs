@@ -93,8 +93,10 @@ impl Inner {
     }
 
     fn work(&self) {
-        // Of this thread alone, on Linux. Where it cannot be, the system shares fairly.
-        let _ = rustix::process::nice(NICER);
+        if cfg!(target_os = "linux") {
+            // Of this thread alone; elsewhere it would be the process. Where it cannot be, the system shares fairly.
+            let _ = rustix::process::nice(NICER);
+        }
         let mut state = self.state();
         loop {
             if state.is_over {

@@ -18,6 +18,7 @@ use crate::clock::Now;
 use crate::identity::{ConnectionId, SessionId};
 use crate::session::Violation;
 use crate::session::authenticate::{Exchange as Authentication, Ground, Step, Success};
+use crate::settings::{ListenerSettings, Settings};
 
 /// A CONNECT whose password is being compared.
 pub(super) struct Login {
@@ -186,6 +187,21 @@ impl Shard {
             connect.username = success.user;
         }
         self.start_serving(now, id, *connect, assigned, success.data)
+    }
+
+    /// Where user names are claims that nobody checks, they protect nothing, and the client id is the session as in Mosquitto.
+    pub(super) fn sessions_are_bound(
+        &self,
+        settings: &Settings,
+        listener: &ListenerSettings,
+    ) -> bool {
+        let users = self.shared.auth.passwords.users(settings, listener);
+        let is_certified = listener
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.use_identity_as_username || tls.use_subject_as_username);
+        let are_checked = is_certified || !matches!(users, Users::Unchecked);
+        settings.session_bound_to_user && are_checked
     }
 
     /// The file may have been reloaded on the way: what was proved with the old one must hold in the new one.

@@ -137,7 +137,8 @@ impl Shard {
                 .get(existing.slot, existing.generation)
                 .and_then(|session| session.user.clone());
             // Who was nobody yet may become somebody: that is how a broker gets its first users.
-            if settings.session_bound_to_user && owner != admitted.user && owner.is_some() {
+            let is_others = owner.is_some() && owner != admitted.user;
+            if is_others && self.sessions_are_bound(&settings, &listener) {
                 // Somebody else's session is neither resumed nor ended (A3).
                 return Err(Cause::NotAuthorised(Refusal::OthersSession));
             }
