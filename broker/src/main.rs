@@ -24,7 +24,7 @@ fn main() -> ExitCode {
             return ExitCode::from(error.exit_code());
         }
     };
-    logging::init(start.settings.log_level);
+    logging::init(&start.settings);
     start.log();
     match server::run(start.settings) {
         Ok(()) => ExitCode::SUCCESS,
