@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::identity::ShardId;
+use crate::logging::NOTICE;
 use crate::settings::{Endpoint, ListenerProtocol, ListenerSettings};
 use crate::transport::unix::SocketFile;
 use crate::transport::{Detached, Peer, tcp, unix};
@@ -21,6 +22,8 @@ use crate::worker::{Directory, Handover, Order};
 /// A listening socket.
 pub struct Door {
     socket: ListeningSocket,
+    /// `None`: a Unix socket.
+    port: Option<u16>,
     listener: Arc<ListenerSettings>,
     /// Open connections of the listener, of all its endpoints.
     connections: Arc<AtomicU64>,
@@ -42,8 +45,10 @@ pub fn open(listener: &Arc<ListenerSettings>) -> Result<Vec<Door>, (Endpoint, io
     let connections = Arc::default();
     let open_one = |endpoint: &Endpoint| {
         check_is_served(listener)?;
+        let socket = open_socket(endpoint, listener)?;
         Ok(Door {
-            socket: open_socket(endpoint, listener)?,
+            port: socket.port(),
+            socket,
             listener: Arc::clone(listener),
             connections: Arc::clone(&connections),
         })
@@ -77,7 +82,11 @@ fn open_socket(endpoint: &Endpoint, listener: &ListenerSettings) -> io::Result<L
             let socket = tcp::bind(*address, listener.bind_interface.as_deref())?;
             let actual = socket.local_addr().unwrap_or(*address);
             let family = if actual.is_ipv4() { "ipv4" } else { "ipv6" };
-            tracing::info!("Opening {family} {kind}listen socket on {actual}.");
+            tracing::info!(
+                address = %actual.ip(),
+                "Opening {family} {kind}listen socket on port {}.",
+                actual.port()
+            );
             Ok(ListeningSocket::Tcp(socket))
         }
         Endpoint::Unix(path) => {
@@ -115,6 +124,7 @@ pub async fn accept(door: Door, directory: Arc<Directory>, shards: ShardId, conn
                     tracing::info!("Connection from {peer} refused: {limit} is reached.");
                     continue;
                 }
+                door.log_accepted(&peer);
                 next = (next + 1) % shards;
                 let socket = Handover {
                     stream,
@@ -143,6 +153,15 @@ pub async fn accept(door: Door, directory: Arc<Directory>, shards: ShardId, conn
 }
 
 impl Door {
+    fn log_accepted(&self, peer: &Peer) {
+        match self.port {
+            Some(port) => {
+                tracing::info!(target: NOTICE, "New connection from {peer} on port {port}.");
+            }
+            None => tracing::info!(target: NOTICE, "New connection from {peer}."),
+        }
+    }
+
     /// The name of the bound that leaves no room for one more.
     fn full(&self, directory: &Directory, connections_max: u64) -> Option<&'static str> {
         let open = |count: &AtomicU64| count.load(Ordering::Relaxed);
@@ -158,6 +177,13 @@ impl Door {
 }
 
 impl ListeningSocket {
+    fn port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp(socket) => socket.local_addr().ok().map(|address| address.port()),
+            Self::Unix { .. } => None,
+        }
+    }
+
     async fn accept(&self) -> io::Result<(Detached, Peer)> {
         match self {
             Self::Tcp(socket) => {

@@ -166,7 +166,7 @@ impl Broker {
         if self.port.is_none() {
             self.port = self
                 .log
-                .split_once("listen socket on 127.0.0.1:")
+                .split_once("Opening ipv4 listen socket on port ")
                 .and_then(|(_, rest)| rest.split_once('.'))
                 .and_then(|(port, _)| port.parse().ok());
         }

@@ -68,6 +68,7 @@ impl Session {
             }
             if !room {
                 out.counters.dropped_send_buffer_full += 1;
+                self.receiver.log_dropped(out.now);
                 self.drop_delivery(message.message_id, grant, out);
                 return true;
             }
@@ -549,6 +550,7 @@ impl Session {
                 }
             } else if !budget.reserve(reserved, out.totals, limits) {
                 out.counters.dropped_queue_full += 1;
+                self.receiver.log_dropped(out.now);
                 self.drop_delivery(message.message_id, grant, out);
                 return true;
             }
@@ -582,6 +584,7 @@ impl Session {
                 Some(Oldest::Held(kept)) => kept,
                 Some(Oldest::InStore(message)) => {
                     self.receiver.budget.count_dropped();
+                    self.receiver.log_dropped(out.now);
                     out.counters.dropped_queue_full += 1;
                     self.forget_reserved(message.message_id, message.cost, out);
                     continue;
@@ -597,6 +600,7 @@ impl Session {
                 continue;
             }
             self.receiver.budget.count_dropped();
+            self.receiver.log_dropped(out.now);
             out.counters.dropped_queue_full += 1;
             let grant = Grant {
                 qos: kept.qos,

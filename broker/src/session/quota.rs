@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::logging::NOTICE;
 use crate::settings::{QueuePolicy, Settings};
 
 /// What one owner (a session, a share group) keeps.
@@ -12,6 +13,8 @@ pub struct Budget {
     messages: AtomicU64,
     bytes: AtomicU64,
     dropped: AtomicU64,
+    /// Broker clock at which it may be said again that messages are dropped.
+    silent_until: AtomicU64,
 }
 
 /// What all owners together keep.
@@ -64,6 +67,21 @@ impl Receiver {
 
     pub fn is_resumable(&self) -> bool {
         self.resumable
+    }
+
+    /// Says that a message for this client was dropped, in Mosquitto's words and not for each one. Any shard may find that out.
+    pub fn log_dropped(&self, now: u64) {
+        if now < self.budget.silent_until.load(Ordering::Relaxed) {
+            return;
+        }
+        let next = now + DROPPED_LINE_MILLISECONDS;
+        if self.budget.silent_until.swap(next, Ordering::Relaxed) != next {
+            tracing::info!(
+                target: NOTICE,
+                "Outgoing messages are being dropped for client {}.",
+                self.client_id.escape_debug()
+            );
+        }
     }
 }
 
@@ -176,6 +194,9 @@ impl QueueTotals {
         self.bytes.load(Ordering::Relaxed)
     }
 }
+
+/// Between two lines about the same client.
+const DROPPED_LINE_MILLISECONDS: u64 = 60_000;
 
 #[cfg(test)]
 mod tests {

@@ -110,7 +110,7 @@ impl Shard {
         connection.waiting_bytes = 0;
         connection.last_route = None;
         connection.mark_dirty(&mut self.sinks.dirty);
-        self.log_closed(id, served, &cause);
+        self.log_closed(now, id, served, &cause);
         self.arm_connection(id, Some(deadline));
         if let Some(session) = served {
             let fate = match cause {
@@ -408,70 +408,6 @@ impl Shard {
             Timer::Sweep,
         );
     }
-
-    fn log_closed(&self, id: ConnectionId, session: Option<SessionId>, cause: &Cause) {
-        let Some(connection) = self.connections.get(id.slot, id.generation) else {
-            return;
-        };
-        let client =
-            session.and_then(|session| self.sessions.get(session.slot, session.generation));
-        match client {
-            Some(session) => {
-                let client_id = session.client_id.escape_debug();
-                match cause {
-                    Cause::Disconnected(_) => tracing::info!("Client {client_id} disconnected."),
-                    Cause::KeepAlive => {
-                        tracing::info!("Client {client_id} has exceeded timeout, disconnecting.");
-                    }
-                    Cause::TakenOver => tracing::info!(
-                        "Client {client_id} already connected, closing old connection."
-                    ),
-                    Cause::PeerGone => tracing::info!("Client {client_id} closed its connection."),
-                    Cause::ShutDown => {
-                        tracing::info!("Client {client_id} disconnected: shutting down.")
-                    }
-                    Cause::Violation(violation) => {
-                        tracing::info!(
-                            "Client {client_id} disconnected due to protocol error: {violation}."
-                        );
-                    }
-                    Cause::NoLongerAuthorised => tracing::info!(
-                        "Client {client_id} [{}] disconnected, not authorised ({}: its password or its right to come in has gone with a reload).",
-                        connection.peer,
-                        user_of(session.user.as_deref())
-                    ),
-                    other => tracing::info!("Client {client_id} disconnected: {other}."),
-                }
-            }
-            None => match (cause, &connection.claimant) {
-                // The first words are Mosquitto's.
-                (Cause::NotAuthorised(refusal), Some(claimant)) => tracing::info!(
-                    "Client {} [{}] disconnected, not authorised ({}: {refusal}).",
-                    claimant.client_id.escape_debug(),
-                    connection.peer,
-                    user_of(claimant.user.as_deref())
-                ),
-                (Cause::Refused(reason_code), Some(claimant)) => tracing::info!(
-                    "Connection from {} refused: {reason_code} (client {}, {}).",
-                    connection.peer,
-                    claimant.client_id.escape_debug(),
-                    user_of(claimant.user.as_deref())
-                ),
-                (Cause::Refused(reason_code), None) => {
-                    tracing::info!(
-                        "Connection from {} refused: {reason_code}.",
-                        connection.peer
-                    );
-                }
-                (Cause::Violation(violation), _) => {
-                    tracing::info!("Connection from {} closed: {violation}.", connection.peer);
-                }
-                (other, _) => {
-                    tracing::debug!("Connection from {} closed: {other}.", connection.peer)
-                }
-            },
-        }
-    }
 }
 
 impl Cause {
@@ -518,13 +454,6 @@ impl fmt::Display for Cause {
             Self::Panic => "an internal error",
         })
     }
-}
-
-fn user_of(user: Option<&str>) -> String {
-    user.map_or_else(
-        || "no user".to_owned(),
-        |user| format!("user '{}'", user.escape_debug()),
-    )
 }
 
 /// What the client hears, and the version to say it in where that is not the connection's own.

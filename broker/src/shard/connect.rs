@@ -324,27 +324,4 @@ impl Shard {
             }
         }
     }
-
-    fn log_connected(&self, id: ConnectionId, session: SessionId) {
-        let (Some(connection), Some(session)) = (
-            self.connections.get(id.slot, id.generation),
-            self.sessions.get(session.slot, session.generation),
-        ) else {
-            return;
-        };
-        let Some(link) = &session.link else { return };
-        let user = session
-            .user
-            .as_deref()
-            .map(|user| format!(", u'{}'", user.escape_debug()));
-        tracing::info!(
-            "New client connected from {} as {} (p{}, c{}, k{}{}).",
-            connection.peer,
-            session.client_id.escape_debug(),
-            session.version.level(),
-            u8::from(link.clean_start),
-            link.keep_alive,
-            user.unwrap_or_default()
-        );
-    }
 }

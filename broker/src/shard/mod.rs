@@ -17,6 +17,7 @@ mod authenticate;
 mod close;
 mod connect;
 mod groups;
+mod log;
 mod mail;
 mod ownership;
 mod packet;
@@ -28,6 +29,7 @@ mod recovery;
 mod retained;
 mod slots;
 mod subscribe;
+mod throttle;
 mod timers;
 mod trace;
 mod unwritten;
@@ -68,6 +70,7 @@ use publish::RouteCache;
 pub use recovery::restore_groups_and_retained;
 use retained::Readings;
 use slots::Slots;
+use throttle::Throttle;
 use timers::{Timer, Timers};
 use unwritten::Unwritten;
 
@@ -103,6 +106,9 @@ pub struct Shard {
     routes: RouteCache,
     timers: Timers,
     sweep_armed: Option<u64>,
+    /// How much is said about whom.
+    throttle: Throttle,
+    throttle_armed: Option<u64>,
     /// The share group the last sweep ended with.
     swept_group: Option<GroupId>,
     sinks: Sinks,
@@ -264,6 +270,8 @@ impl Shard {
             routes: RouteCache::new(hasher.clone()),
             timers: Timers::default(),
             sweep_armed: None,
+            throttle: Throttle::default(),
+            throttle_armed: None,
             swept_group: None,
             sinks: Sinks {
                 queue_limits: QueueLimits::from(&**settings),
@@ -611,6 +619,7 @@ impl Shard {
                 Timer::Session(id) => self.session_due(now, id),
                 Timer::Page(id) => self.read_page(now, id),
                 Timer::Sweep => self.sweep(now),
+                Timer::LeftOut => self.log_left_out(now),
                 Timer::Journal => self.journal_due(now),
                 Timer::Retained => self.retained_due(),
             }

@@ -225,7 +225,7 @@ impl Shard {
         let mut skipped: SmallVec<[SessionId; 4]> = SmallVec::new();
         let mut owners = 0;
         if message.qos > QoS::AtMostOnce {
-            owners = self.reserve(message, route, &mut skipped);
+            owners = self.reserve(now, message, route, &mut skipped);
         }
         let has_durable_owner =
             owners > skipped.len() || route.groups.iter().any(|group| group.is_resumable());
@@ -429,6 +429,7 @@ impl Shard {
     /// room are in `skipped`, sorted.
     fn reserve(
         &self,
+        now: Now,
         message: &MessageRef<'_>,
         route: &Route,
         skipped: &mut SmallVec<[SessionId; 4]>,
@@ -443,6 +444,7 @@ impl Shard {
                 .budget
                 .reserve(cost, totals, &self.sinks.queue_limits)
             {
+                delivery.receiver.log_dropped(now.monotonic);
                 skipped.push(delivery.session);
             }
         }

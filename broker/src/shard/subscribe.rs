@@ -114,6 +114,7 @@ impl Shard {
             let granted = grant.and_then(|granted| {
                 let subscription = granted.subscription;
                 let reason_code = subscription.granted();
+                self.log_subscribed(session_id, &filter.topic_filter, reason_code);
                 let added = self.add_subscription(
                     session_id,
                     &filter.topic_filter,
@@ -243,6 +244,7 @@ impl Shard {
             .topic_filters
             .iter()
             .map(|filter| {
+                self.log_unsubscribed(session_id, filter);
                 match self
                     .in_shared_room(|shard| shard.remove_subscription(now, session_id, filter))
                 {

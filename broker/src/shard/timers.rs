@@ -16,6 +16,8 @@ pub(crate) enum Timer {
     Page(SessionId),
     /// Expired retained messages and group queues are swept away.
     Sweep,
+    /// It is to be said how many log lines were left out.
+    LeftOut,
     /// The journal is to be asked again, or somebody has waited for it long enough.
     Journal,
     /// What was retained at QoS 0 is written.
