@@ -35,28 +35,50 @@ impl Page {
         }
     }
 
-    /// A table; the first column is text, the others are numbers.
+    /// A table; a column is text if no cell of it begins with a digit.
     pub fn table(&mut self, caption: &str, header: &[&str], rows: &[Vec<String>]) {
+        let is_number = |cell: &String| cell.starts_with(|first: char| first.is_ascii_digit());
+        let mut of_column = vec!["text"; header.len()];
+        for row in rows {
+            for (class, _) in of_column
+                .iter_mut()
+                .zip(row)
+                .filter(|(_, cell)| is_number(cell))
+            {
+                *class = "";
+            }
+        }
         let cells = |tag: &str, cells: &mut dyn Iterator<Item = &str>| {
-            let cells = cells.map(|cell| format!("<{tag}>{}</{tag}>", escape(cell)));
+            let cells = cells.zip(&of_column).map(|(cell, class)| {
+                let long = if cell.len() > NOWRAP_MAX { " long" } else { "" };
+                format!("<{tag} class=\"{class}{long}\">{}</{tag}>", escape(cell))
+            });
             format!("<tr>{}</tr>\n", cells.collect::<String>())
         };
+        let caption = escape(caption);
         self.body
-            .push_str(&format!("<h2>{}</h2>\n<table>\n", escape(caption)));
+            .push_str(&format!("<h2>{caption}</h2>\n<figure><table>\n"));
         self.body
             .push_str(&cells("th", &mut header.iter().copied()));
         for row in rows {
             self.body
                 .push_str(&cells("td", &mut row.iter().map(String::as_str)));
         }
-        self.body.push_str("</table>\n");
+        self.body.push_str("</table></figure>\n");
     }
 
     /// A drawing below a heading of its own.
     pub fn figure(&mut self, caption: &str, svg: &str) {
+        self.figures(caption, &[svg.to_owned()]);
+    }
+
+    /// Drawings below one heading.
+    pub fn figures(&mut self, caption: &str, svgs: &[String]) {
         let caption = escape(caption);
-        self.body
-            .push_str(&format!("<h2>{caption}</h2>\n<figure>{svg}</figure>\n"));
+        self.body.push_str(&format!("<h2>{caption}</h2>\n"));
+        for svg in svgs {
+            self.body.push_str(&format!("<figure>{svg}</figure>\n"));
+        }
     }
 
     /// A paragraph.
@@ -284,7 +306,7 @@ fn time_plots(page: &mut Page, samples: &[Sample], y_label: &'static str) {
 fn percentiles(page: &mut Page, caption: &str, lines: Vec<Line>) {
     let plot = Plot {
         title: caption.to_owned(),
-        x_label: "of the messages waited no longer",
+        x_label: "share that waited no longer",
         y_label: "microseconds",
         x_axis: Axis::Nines,
         y_axis: Axis::Logarithmic,
@@ -313,13 +335,16 @@ const PHASE_HEADER: [&str; 9] = [
     "broker KiB",
 ];
 
+/// Characters of a cell that is kept on one line.
+const NOWRAP_MAX: usize = 48;
+
 const STYLE: &str = "\
 :root{--fore:#1b1f24;--back:#fff;--soft:#666;--line:#ddd;--c0:#0b63c5;--c1:#d2521c;--c2:#2b8a3e;--c3:#8a3ffc;--c4:#9c6b00;--c5:#0c8599}\
 @media(prefers-color-scheme:dark){:root{--fore:#e6e6e6;--back:#16191d;--soft:#9aa0a6;--line:#343a40;--c0:#6cb2ff;--c1:#ff9a62;--c2:#7bd88f;--c3:#c4a1ff;--c4:#e5b93f;--c5:#5ad1dd}}\
-body{font:15px/1.45 system-ui,sans-serif;color:var(--fore);background:var(--back);max-width:60rem;margin:2rem auto;padding:0 1rem}\
+body{font:15px/1.45 system-ui,sans-serif;color:var(--fore);background:var(--back);max-width:76rem;margin:2rem auto;padding:0 1rem}\
 h1{font-size:1.5rem;margin-bottom:0}h2{font-size:1.05rem;margin:1.8rem 0 .4rem}.work{color:var(--soft);margin-top:.2rem}\
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{border-bottom:1px solid var(--line);padding:.2rem .7rem;text-align:right}\
-th:first-child,td:first-child{text-align:left;padding-left:0}th{color:var(--soft);font-weight:normal}\
+table{border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{border-bottom:1px solid var(--line);padding:.2rem .7rem;text-align:right;white-space:nowrap;vertical-align:top}\
+th.text,td.text{text-align:left}.long{white-space:normal;min-width:16rem}th:first-child,td:first-child{text-align:left;padding-left:0}th{color:var(--soft);font-weight:normal}\
 .warning{border-left:4px solid var(--c1);padding:.4rem .8rem;font-weight:bold}figure{margin:0;overflow-x:auto}svg{width:100%;max-width:720px;height:auto}\
 svg text{font:12px system-ui,sans-serif;fill:var(--soft)}svg .end{text-anchor:end}svg .middle{text-anchor:middle}.grid{stroke:var(--line)}\
 .line{fill:none;stroke-width:1.8}.spread{stroke:var(--fore);stroke-width:1.5}\

@@ -31,6 +31,8 @@ pub struct Phase {
     pub broker_cpu_us_each: Option<f64>,
     /// In cores: above 1 with more than one busy thread.
     pub broker_core_share: Option<f64>,
+    /// Of the time and summed over its threads, ready to run while others had the core.
+    pub broker_waited_share: Option<f64>,
     pub broker_resident_kib_before: Option<u64>,
     pub broker_resident_kib: Option<u64>,
 }
@@ -97,7 +99,9 @@ impl Meter {
         let each = if count == 0 { 0.0 } else { 1e6 / float(count) };
         let generator = Usage::between(before.generator, after.generator);
         let broker = before.broker.zip(after.broker);
-        let broker = broker.map(|(before, after)| Usage::between(before, after).cpu.as_secs_f64());
+        let broker = broker.map(|(before, after)| Usage::between(before, after));
+        let broker_waited = broker.map(|broker| broker.waited.as_secs_f64());
+        let broker = broker.map(|broker| broker.cpu.as_secs_f64());
         let share = generator.cpu.as_secs_f64() / seconds;
         let phase = Phase {
             name,
@@ -111,6 +115,7 @@ impl Meter {
             saturated: share > SATURATED_ABOVE,
             broker_cpu_us_each: broker.map(|cpu| cpu * each),
             broker_core_share: broker.map(|cpu| cpu / seconds),
+            broker_waited_share: broker_waited.map(|waited| waited / seconds),
             broker_resident_kib_before: resident_before,
             broker_resident_kib: resident(self.broker_pid)?,
         };
@@ -219,6 +224,7 @@ impl Phase {
         let each = |share: f64| share * seconds * 1e6 / float(count.max(1));
         let broker = self.broker_core_share.zip(other.broker_core_share);
         let broker = broker.map(|(one, two)| shared(one, two));
+        let waited = self.broker_waited_share.zip(other.broker_waited_share);
         let generator = shared(self.generator_core_share, other.generator_core_share);
         *self = Self {
             name: self.name,
@@ -235,6 +241,7 @@ impl Phase {
             saturated: generator > SATURATED_ABOVE,
             broker_cpu_us_each: broker.map(each),
             broker_core_share: broker,
+            broker_waited_share: waited.map(|(one, two)| shared(one, two)),
             broker_resident_kib_before: self.broker_resident_kib_before,
             broker_resident_kib: self.broker_resident_kib.max(other.broker_resident_kib),
         };

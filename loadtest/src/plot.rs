@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 
+use crate::report::Spread;
 use crate::sheet::digits;
 
 /// Lines over a common x axis.
@@ -48,9 +49,8 @@ pub struct Bars {
 #[derive(Clone, Debug)]
 pub struct Bar {
     pub name: String,
-    pub value: f64,
-    pub min: f64,
-    pub max: f64,
+    /// None: nothing that counts was measured; its place, and so the colours of the others, stay.
+    pub value: Option<Spread>,
 }
 
 impl Plot {
@@ -173,8 +173,8 @@ impl Bars {
     pub fn svg(&self) -> String {
         let height = BAR_TOP + BAR_STEP * self.bars.len() as f64 + 8.0;
         let mut range = Range::EMPTY;
-        for bar in &self.bars {
-            range.add(bar.max);
+        for value in self.bars.iter().filter_map(|bar| bar.value) {
+            range.add(value.max);
         }
         let scale = Scale::new(Axis::Linear, range, BAR_LEFT, WIDTH - BAR_RIGHT);
         let mut out = open(&self.title, WIDTH, height);
@@ -188,7 +188,6 @@ impl Bars {
         );
         for (number, bar) in self.bars.iter().enumerate() {
             let y = BAR_TOP + BAR_STEP * number as f64;
-            let width = (scale.place(bar.value) - BAR_LEFT).max(1.0);
             let (text_y, middle) = (y + 13.0, y + 9.0);
             let name = escape(&bar.name);
             push(
@@ -198,6 +197,16 @@ impl Bars {
                     BAR_LEFT - 6.0
                 ),
             );
+            let Some(value) = bar.value else {
+                push(
+                    &mut out,
+                    format_args!(
+                        "<text class=\"tick\" x=\"{BAR_LEFT}\" y=\"{text_y}\">void</text>"
+                    ),
+                );
+                continue;
+            };
+            let width = (scale.place(value.median) - BAR_LEFT).max(1.0);
             push(
                 &mut out,
                 format_args!(
@@ -205,7 +214,7 @@ impl Bars {
                     number % COLOURS
                 ),
             );
-            let (from, to) = (scale.place(bar.min), scale.place(bar.max));
+            let (from, to) = (scale.place(value.min), scale.place(value.max));
             push(
                 &mut out,
                 format_args!(
@@ -217,7 +226,7 @@ impl Bars {
                 &mut out,
                 format_args!(
                     "<text class=\"tick\" x=\"{x:.1}\" y=\"{text_y}\">{}</text>",
-                    digits(bar.value)
+                    digits(value.median)
                 ),
             );
         }
@@ -369,12 +378,12 @@ fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
 }
 
 const WIDTH: f64 = 720.0;
-const HEIGHT: f64 = 260.0;
+const HEIGHT: f64 = 268.0;
 const LEFT: f64 = 64.0;
 const RIGHT: f64 = 16.0;
-const TOP: f64 = 22.0;
+const TOP: f64 = 30.0;
 const BOTTOM: f64 = 42.0;
-const BAR_LEFT: f64 = 150.0;
+const BAR_LEFT: f64 = 170.0;
 const BAR_RIGHT: f64 = 90.0;
 const BAR_TOP: f64 = 26.0;
 const BAR_STEP: f64 = 24.0;
@@ -408,6 +417,23 @@ mod tests {
         let ticks = Scale::new(Axis::Linear, range, 0.0, 1.0).ticks();
         let labels: Vec<&str> = ticks.iter().map(|(_, label)| label.as_str()).collect();
         assert_eq!(labels, ["0", "500 k", "1 M"]);
+    }
+
+    #[test]
+    fn a_bar_that_is_void_keeps_its_place_and_the_colours_of_the_others() {
+        let bar = |name: &str, value| Bar {
+            name: name.to_owned(),
+            value,
+        };
+        let value = Some(Spread::of([4.0].into_iter()));
+        let bars = Bars {
+            title: "rate".to_owned(),
+            unit: "1/s".to_owned(),
+            bars: vec![bar("lost", None), bar("kept", value)],
+        };
+        let svg = bars.svg();
+        assert!(svg.contains(">void<") && svg.contains("bar c1"), "{svg}");
+        assert!(!svg.contains("bar c0"), "{svg}");
     }
 
     #[test]

@@ -149,8 +149,9 @@ fn one(
     }
     if !status.success() && status.code() != Some(i32::from(LOST)) {
         let message = fs::read_to_string(&errors).unwrap_or_default();
-        let line = message.lines().last().unwrap_or("no message").to_owned();
-        return Err(CompareError::Generator(line));
+        let line = message.lines().last().unwrap_or("no message");
+        let line = line.strip_prefix("nightjar-loadtest: ").unwrap_or(line);
+        return Err(CompareError::Generator(line.to_owned()));
     }
     let result: GeneratorResult = serde_json::from_str(&fs::read_to_string(&path)?)
         .map_err(|error| CompareError::Result(error.to_string()))?;
@@ -165,31 +166,51 @@ pub const LOST: u8 = 3;
 struct GeneratorResult {
     measures: Vec<Measure>,
     losses: u64,
-    generator: Option<GeneratorPart>,
+    generator: Option<ProcessPart>,
+    broker: Option<ProcessPart>,
     #[serde(default)]
     phases: Vec<PhasePart>,
 }
 
 #[derive(Debug, Deserialize)]
-struct GeneratorPart {
+struct ProcessPart {
     core_share: f64,
+    waited_share: f64,
 }
 
 /// What is read of a phase.
 #[derive(Debug, Deserialize)]
 struct PhasePart {
+    seconds: f64,
     generator_core_share: f64,
+    generator_waited_share: f64,
+    broker_waited_share: Option<f64>,
 }
 
 impl GeneratorResult {
     fn run(self) -> Run {
+        let waited_share = self.waited_share();
         let of_phases = self.phases.iter().map(|phase| phase.generator_core_share);
         let of_whole = self.generator.iter().map(|part| part.core_share);
         Run {
             measures: self.measures,
             losses: self.losses,
             generator_core_share: of_phases.chain(of_whole).fold(0.0, f64::max),
+            waited_share,
         }
+    }
+
+    fn waited_share(&self) -> f64 {
+        if self.phases.is_empty() {
+            let parts = self.generator.iter().chain(&self.broker);
+            return parts.map(|part| part.waited_share).sum();
+        }
+        let seconds: f64 = self.phases.iter().map(|phase| phase.seconds).sum();
+        let waited = self.phases.iter().map(|phase| {
+            let broker = phase.broker_waited_share.unwrap_or(0.0);
+            (phase.generator_waited_share + broker) * phase.seconds
+        });
+        waited.sum::<f64>() / seconds.max(1e-9)
     }
 }
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::file::WorkPlan;
 use crate::html::Page;
 use crate::plot::{Bar, Bars};
-use crate::report::{SATURATED_ABOVE, Spread};
+use crate::report::{SATURATED_ABOVE, Spread, float};
 use crate::sheet::{Better, Measure, digits};
 
 /// Everything that was measured.
@@ -48,6 +48,8 @@ pub struct Run {
     pub measures: Vec<Measure>,
     pub losses: u64,
     pub generator_core_share: f64,
+    /// Of the time, broker and generator together were ready to run while somebody else had the core.
+    pub waited_share: f64,
 }
 
 /// One measure of one work, over all brokers.
@@ -123,6 +125,12 @@ impl Row {
             if share > SATURATED_ABOVE {
                 let percent = share * 100.0;
                 notes.push(format!("{name}: generator at {percent:.0} % of its core"));
+            }
+            let waited = results.runs.iter().map(|run| run.waited_share).sum::<f64>();
+            let waited = waited / float(results.runs.len().max(1) as u64);
+            if waited > SHARED_ABOVE {
+                let percent = waited * 100.0;
+                notes.push(format!("{name}: cores shared {percent:.0} %"));
             }
         }
         notes
@@ -208,28 +216,41 @@ impl Comparison {
             page.note(&format!("{name}: {version}"));
         }
         let header = self.header();
+        // Notes are sentences: they stand below, where they do not push the numbers out of the window.
+        let (_, header) = header.split_last().expect("the notes are always there");
         let header: Vec<&str> = header.iter().map(String::as_str).collect();
-        page.table("All of it", &header, &self.cells());
+        let mut cells = self.cells();
+        for row in &mut cells {
+            row.truncate(header.len());
+            for cell in row {
+                // Emphasis of Markdown.
+                *cell = cell.replace("**", "");
+            }
+        }
+        page.table("All of it", &header, &cells);
         for row in &self.rows {
-            for line in row.lines() {
-                let bars =
-                    self.brokers
-                        .iter()
-                        .zip(&line.values)
-                        .filter_map(|((name, _), value)| {
-                            value.map(|value| Bar {
-                                name: name.clone(),
-                                value: value.median,
-                                min: value.min,
-                                max: value.max,
-                            })
-                        });
+            let notes = row.notes(&self.brokers).join("; ");
+            if !notes.is_empty() {
+                page.note(&format!("{}: {notes}", row.work));
+            }
+        }
+        for row in &self.rows {
+            let drawn = row.lines().into_iter().map(|line| {
+                let bars = self.brokers.iter().zip(&line.values);
+                let bars = bars.map(|((name, _), value)| Bar {
+                    name: name.clone(),
+                    value: *value,
+                });
                 let bars = Bars {
                     title: line.measure.clone(),
                     unit: line.unit.clone(),
                     bars: bars.collect(),
                 };
-                page.figure(&format!("{}: {}", row.work, line.measure), &bars.svg());
+                bars.svg()
+            });
+            let drawn: Vec<String> = drawn.collect();
+            if !drawn.is_empty() {
+                page.figures(&row.work, &drawn);
             }
         }
         page.finish()
@@ -241,9 +262,12 @@ impl Comparison {
         } else {
             "broker and generator on any core"
         };
+        let rounds = match self.rounds {
+            1 => "one round".to_owned(),
+            rounds => format!("medians of {rounds} rounds in turns (lowest to highest)"),
+        };
         format!(
-            "medians of {} rounds in turns (lowest to highest), {pinned}; ratios are {} to the other",
-            self.rounds,
+            "{rounds}, {pinned}; ratios are {} to the other",
             self.brokers.first().map_or("the first", |(name, _)| name)
         )
     }
@@ -349,6 +373,9 @@ fn spread_cell(spread: &Spread, unit: &str) -> String {
     format!("{median}{unit} ({min} to {max})")
 }
 
+/// As `bench.sh` has it: above this the run says something of the neighbours too.
+const SHARED_ABOVE: f64 = 0.1;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -365,6 +392,7 @@ mod tests {
                 measures: vec![Measure::higher("received", "msg/s", *value)],
                 losses: *losses,
                 generator_core_share: 0.5,
+                waited_share: 0.3,
             };
             row.add(*broker, Ok(run));
         }
@@ -398,7 +426,9 @@ mod tests {
             ("ours".to_owned(), String::new()),
             ("theirs".to_owned(), String::new()),
         ];
-        assert_eq!(row.notes(&brokers), ["ours: void, 1 lost"]);
+        let shared = ["ours: cores shared 30 %", "theirs: cores shared 30 %"];
+        let expected = ["ours: void, 1 lost", shared[0], shared[1]];
+        assert_eq!(row.notes(&brokers), expected);
     }
 
     #[test]
