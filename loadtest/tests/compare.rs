@@ -69,6 +69,34 @@ run = "offline -n 5000 --in-flight 5 --stall 2"
 }
 
 #[test]
+fn the_relay_shows_the_ceiling_of_every_kind_of_row() {
+    let result = compare(
+        r#"
+title = "ceiling"
+rounds = 1
+arguments = "--warmup 0.1 -d 0.2 --rounds 1"
+[[broker]]
+name = "relay"
+builtin = "relay"
+[[work]]
+name = "pairs"
+run = "pubsub -P 10 -q 0 --payload 1024"
+[[work]]
+name = "out"
+run = "fan-out -S 20 -q 1"
+[[work]]
+name = "in"
+run = "fan-in -P 20 -q 1"
+"#,
+    );
+    for work in ["pairs", "out", "in"] {
+        let row = format!("| {work} | received, msg/s |");
+        assert!(result.text.contains(&row), "{}", result.text);
+    }
+    assert!(!result.text.contains("void"), "{}", result.text);
+}
+
+#[test]
 fn a_broker_that_does_not_start_is_told() {
     let file = write(
         "title = \"t\"\nrounds = 1\n[[broker]]\nname = \"none\"\ncommand = \"false {port}\"\n[[work]]\nname = \"w\"\nrun = \"pubsub\"\n",

@@ -57,12 +57,14 @@ pub struct BrokerPlan {
     pub version_command: Option<String>,
 }
 
-/// Brokers with the same bounds: 1,000 messages in flight, queues unbounded, nothing on disk.
+/// Known here. The brokers have the same bounds: 1,000 messages in flight, queues unbounded, nothing on disk.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
 pub enum Builtin {
     Nightjar,
     Mosquitto,
+    /// No broker: the cheapest thing the generator takes for one, which shows what the generator itself can do.
+    Relay,
 }
 
 /// One work.
@@ -131,6 +133,9 @@ impl BrokerPlan {
             None => command.to_owned(),
             Some(Builtin::Nightjar) => "{nightjar} -c {config}".to_owned(),
             Some(Builtin::Mosquitto) => "{mosquitto} -c {config}".to_owned(),
+            Some(Builtin::Relay) => {
+                format!("{{loadtest}} relay -p {{port}} --seconds {RELAY_SECONDS}")
+            }
         }
     }
 
@@ -139,7 +144,7 @@ impl BrokerPlan {
     pub fn config(&self) -> String {
         let own = self.config.as_deref().unwrap_or_default();
         match self.builtin {
-            None => own.to_owned(),
+            None | Some(Builtin::Relay) => own.to_owned(),
             // Tables come last in TOML.
             Some(Builtin::Nightjar) => {
                 let known = without(NIGHTJAR_CONFIG, own);
@@ -156,6 +161,7 @@ impl BrokerPlan {
             None => self.version_command.clone()?,
             Some(Builtin::Nightjar) => "{nightjar} --version".to_owned(),
             Some(Builtin::Mosquitto) => "{mosquitto} -h".to_owned(),
+            Some(Builtin::Relay) => "{loadtest} --version".to_owned(),
         };
         let words = words(&programs_replaced(&command, programs)).ok()?;
         let (program, arguments) = words.split_first()?;
@@ -192,7 +198,10 @@ pub fn programs_replaced(text: &str, programs: Option<&Path>) -> String {
         Path::new("mosquitto")
     };
     let quoted = |path: &Path| format!("'{}'", path.display());
+    // Where the system does not tell, the one in the path.
+    let own = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("nightjar-loadtest"));
     text.replace("{nightjar}", &quoted(&nightjar))
+        .replace("{loadtest}", &quoted(&own))
         .replace("{mosquitto}", &quoted(mosquitto))
 }
 
@@ -265,6 +274,8 @@ fn default_timeout_seconds() -> u64 {
 
 const BROKERS_MAX: usize = 16;
 const ROUNDS_MAX: u32 = 100;
+/// Longer than any run.
+const RELAY_SECONDS: u32 = 3_600;
 const WORK_MAX: usize = 1_000;
 
 const NIGHTJAR_CONFIG: &str = "\
