@@ -19,6 +19,7 @@ mod trie;
 
 use std::collections::BTreeMap;
 use std::fmt;
+pub use std::net::IpAddr;
 use std::sync::Arc;
 
 use nightjar_codec::topic::parse_shared;

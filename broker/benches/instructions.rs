@@ -153,6 +153,7 @@ impl World {
                 post: Arc::new(PostOffice::new(1, settings.mail_bytes_max)),
                 methods: std::iter::empty().collect(),
                 auth: Auth::default(),
+                authorization: Default::default(),
                 journal,
                 hash_seed: 7,
                 client_id_seed: [7; 32],

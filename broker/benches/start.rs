@@ -70,6 +70,7 @@ fn start(directory: &Path, messages: u64) -> Result<(), Box<dyn Error>> {
         post: Arc::new(PostOffice::new(shards, settings.mail_bytes_max)),
         methods: std::iter::empty().collect(),
         auth: Auth::default(),
+        authorization: Default::default(),
         journal: Some(Arc::clone(&engine) as Arc<dyn Journal>),
         hash_seed: 7,
         client_id_seed: [7; 32],

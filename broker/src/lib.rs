@@ -6,6 +6,7 @@
 //! messages meet subscriptions; `auth` says who somebody is. `session`, `exchange` and `shard` are pure: time comes in, nothing waits.
 
 pub mod auth;
+pub mod authorization;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("Error: {error}");
             match error {
-                ServerError::Passwords(_) => ExitCode::from(EXIT_INVALID),
+                ServerError::Passwords(_) | ServerError::Rules(_) => ExitCode::from(EXIT_INVALID),
                 _ => ExitCode::FAILURE,
             }
         }

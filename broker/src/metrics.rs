@@ -366,6 +366,18 @@ impl Report {
                 ("retained_full", counters.retained_refused),
             ],
         );
+        out.labelled(
+            Kind::Counter,
+            "authorization_denied_total",
+            "What the rules did not allow: messages to publish, topic filters to subscribe, messages to one subscriber, wills.",
+            "action",
+            [
+                ("publish", counters.publishes_not_authorized),
+                ("subscribe", counters.subscribes_denied),
+                ("receive", counters.deliveries_denied),
+                ("will", counters.wills_denied),
+            ],
+        );
         out.counter(
             "connections_paused_total",
             "How often a connection was not read because too much waited for the store.",

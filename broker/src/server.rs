@@ -16,6 +16,7 @@ use crate::auth::backoff::Backoff;
 use crate::auth::pool::Pool;
 use crate::auth::scram::ScramSha512;
 use crate::auth::{Auth, LoadError, Passwords};
+use crate::authorization::Authorization;
 use crate::clock::Clock;
 use crate::data;
 use crate::exchange::Exchange;
@@ -46,6 +47,8 @@ pub enum ServerError {
     Passwords(Vec<LoadError>),
     /// What is kept could not be opened or read.
     Store(StorageError),
+    /// A file of rules cannot be used.
+    Rules(Vec<nightjar_acl::Error>),
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -60,6 +63,12 @@ pub fn run(settings: Settings) -> Result<(), ServerError> {
 
 async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
     let passwords = Passwords::load(&settings).map_err(ServerError::Passwords)?;
+    let authorization = Authorization::load(&settings).map_err(ServerError::Rules)?;
+    for rules in authorization.files() {
+        for warning in rules.warnings() {
+            tracing::warn!("{} ({}, line {})", warning.text, rules.file(), warning.line);
+        }
+    }
     let mut doors = Vec::new();
     for listener in &settings.listeners {
         let opened = listener::open(listener);
@@ -97,6 +106,7 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
             verifier: Arc::new(password_pool(&settings, &directory)),
             backoff: Arc::new(Backoff::new(hash_seed, settings.auth_failures_max)),
         },
+        authorization: Arc::new(authorization),
         journal: store.clone().map(|store| store as Arc<dyn Journal>),
         hash_seed,
         client_id_seed: random_bytes().map_err(ServerError::Start)?,
@@ -316,6 +326,13 @@ impl fmt::Display for ServerError {
                 f.write_str(&lines.join("\nError: "))
             }
             Self::Store(error) => error.fmt(f),
+            Self::Rules(errors) => {
+                for (place, error) in errors.iter().enumerate() {
+                    let lead = if place > 0 { "\nError: " } else { "" };
+                    write!(f, "{lead}{error}")?;
+                }
+                Ok(())
+            }
         }
     }
 }

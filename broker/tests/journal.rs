@@ -346,6 +346,7 @@ impl Scene {
                 post: Arc::new(PostOffice::new(1, settings.mail_bytes_max)),
                 methods: std::iter::empty().collect(),
                 auth: Auth::default(),
+                authorization: Default::default(),
                 journal: Some(Arc::new(engine.clone()) as Arc<dyn Journal>),
                 hash_seed: 7,
                 client_id_seed: [7; 32],

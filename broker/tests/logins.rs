@@ -222,6 +222,7 @@ fn world(users: &[(&str, &str)], change: impl Fn(&mut Settings)) -> World {
             verifier: Arc::clone(&slow) as Arc<dyn Verifier>,
             backoff: Arc::new(Backoff::new(7, 5)),
         },
+        authorization: Default::default(),
         journal: None,
         hash_seed: 7,
         client_id_seed: [7; 32],

@@ -241,6 +241,7 @@ impl Life {
             post: Arc::new(PostOffice::new(1, settings.mail_bytes_max)),
             methods: Arc::new([]),
             auth: Auth::default(),
+            authorization: Default::default(),
             journal: Some(Arc::new(engine.clone()) as Arc<dyn Journal>),
             hash_seed: HASH_SEED,
             client_id_seed: [1; 32],

@@ -97,6 +97,7 @@ fn shard(id: ShardId, shards: ShardId) -> Shard {
             post: Arc::new(PostOffice::new(shards, settings.mail_bytes_max)),
             methods: std::iter::empty().collect(),
             auth: Auth::default(),
+            authorization: Default::default(),
             journal: None,
             hash_seed: 7,
             client_id_seed: [7; 32],

@@ -6,6 +6,7 @@
 
 mod acknowledge;
 mod auth;
+mod authorize;
 mod connect;
 mod disconnect;
 mod durable;

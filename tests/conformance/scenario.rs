@@ -27,6 +27,7 @@
 //! | `bye` | DISCONNECT 0x00, and the broker has closed |
 //! | `wait MS` | time passes, where time is what is tested |
 //! | `kill`, `stop` | the broker ends by SIGKILL or SIGTERM, every connection with it, and starts anew where it kept what it kept |
+//! | `rules LINE ; LINE` | the broker's acl_file has these lines now, which it sees when it starts anew |
 //! | `mark`, `after MS`, `within MS` | notes the time; at least, at most so much has passed since |
 //!
 //! Words are those of `harness::bytes`, and: `[...]` its content with its length before it (a property section), `(...)` the same with
@@ -37,6 +38,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -136,6 +138,39 @@ pub(crate) fn play_kept(toml: &str, scenario: &str) {
     play_on(stage, scenario);
 }
 
+/// The same with an acl_file of these lines.
+#[track_caller]
+pub(crate) fn play_with_rules(rules: &str, toml: &str, scenario: &str) {
+    let directory = TemporaryDirectory::new("rules");
+    std::fs::create_dir(directory.path()).expect("the temporary directory is writable");
+    let unique = unique_text();
+    let file = directory.path().join("acl");
+    write_rules(&file, &unique, rules);
+    let data = directory.path().join("data");
+    let options = Broker::options()
+        .argument("--data")
+        .argument(data.to_str().expect("the temporary directory is UTF-8"))
+        .toml(&format!("acl_file = {file:?}\n{toml}"));
+    let broker = options.clone().start();
+    let mut stage = Stage::at(broker.address());
+    stage.unique = unique;
+    stage.rules = Some(file);
+    stage.kept = Some(Kept {
+        broker,
+        options,
+        _directory: directory,
+    });
+    play_on(stage, scenario);
+}
+
+fn write_rules(file: &Path, unique: &str, rules: &str) {
+    let lines: Vec<String> = rules
+        .split(['\n', ';'])
+        .map(|line| line.trim().replace("{t}", unique) + "\n")
+        .collect();
+    std::fs::write(file, lines.concat()).expect("the temporary directory is writable");
+}
+
 #[track_caller]
 fn play_on(mut stage: Stage, scenario: &str) -> BTreeMap<String, [u8; 2]> {
     let unique = stage.unique.clone();
@@ -172,6 +207,8 @@ struct Stage {
     captured: BTreeMap<String, [u8; 2]>,
     mark: Instant,
     kept: Option<Kept>,
+    /// The broker's acl_file.
+    rules: Option<PathBuf>,
 }
 
 /// A broker that is started again on its data directory.
@@ -197,6 +234,7 @@ impl Stage {
             captured: BTreeMap::new(),
             mark: now(),
             kept: None,
+            rules: None,
         }
     }
 
@@ -223,6 +261,13 @@ impl Stage {
                 return Err(format!("{:?} have passed", self.mark.elapsed()));
             }
             "after" | "within" => {}
+            "rules" => {
+                let file = self
+                    .rules
+                    .as_deref()
+                    .expect("a scenario of play_with_rules");
+                write_rules(file, &self.unique, rest);
+            }
             "kill" => self.start_again(Broker::kill),
             "stop" => self.start_again(|broker| {
                 broker.terminate();

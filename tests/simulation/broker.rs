@@ -109,6 +109,7 @@ impl Broker {
             post: Arc::new(PostOffice::new(shards, settings.mail_bytes_max)),
             methods: Arc::new([]),
             auth: Auth::default(),
+            authorization: Default::default(),
             journal: engine.map(|engine| Arc::new(engine.clone()) as Arc<dyn Journal>),
             hash_seed,
             client_id_seed: [u8::try_from(life % 256).expect("small"); 32],

@@ -42,6 +42,8 @@ pub struct Route {
     pub remote: Vec<Delivery>,
     pub remote_shards: SmallVec<[ShardId; 4]>,
     pub groups: SmallVec<[Arc<ShareGroup>; 1]>,
+    /// Sessions and share groups that subscribe to the topic and may not read it.
+    pub denied: u32,
     /// No publisher gets a copy on other terms than everybody's.
     is_the_same_for_all: bool,
     /// See [`Self::owners`]; at QoS 1 and 2.
@@ -76,17 +78,27 @@ impl Route {
     /// Looks the topic up in the index.
     pub fn resolve(exchange: &Exchange, topic: &str, shard: ShardId) -> Self {
         let token = exchange.subscriptions.token(topic);
-        let mut merged: BTreeMap<SessionId, Merging> = BTreeMap::new();
+        // `None`: it may not read the topic.
+        let mut merged: BTreeMap<SessionId, Option<Merging>> = BTreeMap::new();
         let mut groups = SmallVec::new();
+        let mut denied = 0;
         exchange.subscriptions.matching(
             topic,
             &mut |session, subscriber| match merged.get_mut(&session) {
-                Some(merging) => merging.add(subscriber),
+                Some(Some(merging)) => merging.add(subscriber),
+                Some(None) => {}
                 None => {
-                    merged.insert(session, Merging::new(subscriber));
+                    let may_receive = subscriber.receiver.may_receive(topic);
+                    merged.insert(session, may_receive.then(|| Merging::new(subscriber)));
                 }
             },
-            &mut |_, group: &Arc<ShareGroup>| groups.push(Arc::clone(group)),
+            &mut |_, group: &Arc<ShareGroup>| {
+                if group.may_receive(topic) {
+                    groups.push(Arc::clone(group));
+                } else {
+                    denied += 1;
+                }
+            },
         );
         let mut route = Self {
             topic: topic.into(),
@@ -95,10 +107,15 @@ impl Route {
             remote: Vec::new(),
             remote_shards: SmallVec::new(),
             groups,
+            denied,
             is_the_same_for_all: true,
             owners: Default::default(),
         };
         for (session, merging) in merged {
+            let Some(merging) = merging else {
+                route.denied += 1;
+                continue;
+            };
             let delivery = merging.finish(session);
             route.is_the_same_for_all &= matches!(delivery.own, OwnCopy::Same);
             if session.shard == shard {

@@ -249,7 +249,9 @@ mod tests {
             group: None,
         };
         let join = |group: &Arc<ShareGroup>, slot| {
-            group.join(id(slot), &subscription, true, Some(1), &exchange.totals)
+            let receiver = Arc::new(crate::session::quota::Receiver::new("c".into(), true));
+            let totals = &exchange.totals;
+            group.join(id(slot), &subscription, &receiver, Some(1), totals)
         };
         let (old, _) = exchange.join_group("g", "t", |group| join(group, 1));
         let rounds = std::cell::Cell::new(0);

@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 
 use crate::identity::{GroupId, SessionId};
 use crate::message::{MessageRef, stored_cost};
-use crate::session::quota::{Budget, QueueLimits, QueueTotals};
+use crate::session::quota::{Budget, QueueLimits, QueueTotals, Receiver};
 use crate::session::subscribe::Subscription;
 use crate::settings::QueuePolicy;
 
@@ -50,6 +50,7 @@ struct State {
 }
 
 struct Member {
+    receiver: Arc<Receiver>,
     qos: QoS,
     retain_as_published: bool,
     subscription_identifier: Option<u32>,
@@ -137,6 +138,12 @@ impl ShareGroup {
         self.state().waiting()
     }
 
+    /// Whether any member may read this topic.
+    pub fn may_receive(&self, topic: &str) -> bool {
+        let state = self.state();
+        state.members.is_empty() || state.anybody_may_receive(topic)
+    }
+
     /// Closes the group to new members, unless it has one. True: it is closed.
     pub fn close_if_empty(&self) -> bool {
         let mut state = self.state();
@@ -150,7 +157,7 @@ impl ShareGroup {
         self: &Arc<Self>,
         session: SessionId,
         subscription: &Subscription,
-        resumable: bool,
+        receiver: &Arc<Receiver>,
         online_window: Option<u32>,
         totals: &QueueTotals,
     ) -> Option<Vec<Assignment>> {
@@ -160,10 +167,11 @@ impl ShareGroup {
         }
         let given = state.members.get(&session).map_or(0, |member| member.given);
         let member = Member {
+            receiver: Arc::clone(receiver),
             qos: subscription.qos,
             retain_as_published: subscription.retain_as_published,
             subscription_identifier: subscription.subscription_identifier,
-            resumable,
+            resumable: receiver.is_resumable(),
             given,
             window: online_window.unwrap_or(0),
             is_full: false,
@@ -266,9 +274,9 @@ impl ShareGroup {
             return Offer::NoMember;
         }
         let candidate = if message.qos == QoS::AtMostOnce {
-            state.next(|state| &state.online)
+            state.next(|state| &state.online, message.topic)
         } else {
-            state.next(|state| &state.ready)
+            state.next(|state| &state.ready, message.topic)
         };
         if let Some(session) =
             candidate.filter(|_| state.waiting() == 0 || message.qos == QoS::AtMostOnce)
@@ -370,8 +378,8 @@ impl ShareGroup {
 
     fn drain(self: &Arc<Self>, state: &mut State, totals: &QueueTotals) -> Vec<Assignment> {
         let mut assignments = Vec::new();
-        while state.waiting() > 0 {
-            let Some(session) = state.next(|state| &state.ready) else {
+        while let Some(first) = state.returned.front().or_else(|| state.queue.front()) {
+            let Some(session) = state.next(|state| &state.ready, &first.topic) else {
                 break;
             };
             let Some(message) = state.pop() else {
@@ -424,15 +432,36 @@ impl ShareGroup {
 }
 
 impl State {
-    /// The one after the last, around.
-    fn next(&self, among: impl Fn(&Self) -> &BTreeSet<SessionId>) -> Option<SessionId> {
+    /// The one after the last that may read the topic, around. Where no member may at all, the one after the last: its session
+    /// drops the message, and the group is done with it.
+    fn next(
+        &self,
+        among: impl Fn(&Self) -> &BTreeSet<SessionId>,
+        topic: &str,
+    ) -> Option<SessionId> {
         let among = among(self);
         let after = self.last.map_or(Bound::Unbounded, Bound::Excluded);
-        among
-            .range((after, Bound::Unbounded))
-            .next()
-            .or_else(|| among.first())
+        let mut in_turn = among.range((after, Bound::Unbounded)).chain(among);
+        let first = in_turn.next()?;
+        if self.may_receive(first, topic) {
+            return Some(*first);
+        }
+        in_turn
+            .find(|session| self.may_receive(session, topic))
+            .or_else(|| (!self.anybody_may_receive(topic)).then_some(first))
             .copied()
+    }
+
+    fn may_receive(&self, session: &SessionId, topic: &str) -> bool {
+        self.members
+            .get(session)
+            .is_none_or(|member| member.receiver.may_receive(topic))
+    }
+
+    fn anybody_may_receive(&self, topic: &str) -> bool {
+        self.members
+            .values()
+            .any(|member| member.receiver.may_receive(topic))
     }
 
     fn assign(
@@ -524,8 +553,9 @@ mod tests {
             subscription_identifier: None,
             group: None,
         };
+        let receiver = Arc::new(Receiver::new("c".into(), true));
         group
-            .join(id(slot), &subscription, true, window, totals)
+            .join(id(slot), &subscription, &receiver, window, totals)
             .expect("the group is open")
     }
 

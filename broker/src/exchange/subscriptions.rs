@@ -197,6 +197,20 @@ impl<S: Clone, G: Clone> SubscriptionIndex<S, G> {
         }
     }
 
+    /// Who gets what this filter matches has changed, though no subscription has: every route through its bucket is made anew.
+    pub fn touch(&self, topic_filter: &str) {
+        self.bucket_of_filter(topic_filter)
+            .generation
+            .fetch_add(1, Ordering::Release);
+    }
+
+    /// The same for all filters.
+    pub fn touch_all(&self) {
+        for bucket in self.literal.iter().chain([&self.wildcard]) {
+            bucket.generation.fetch_add(1, Ordering::Release);
+        }
+    }
+
     /// How many subscriptions there are, those of share groups not counted.
     pub fn len(&self) -> usize {
         self.len.load(Ordering::Relaxed)

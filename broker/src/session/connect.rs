@@ -1,11 +1,13 @@
 //! CONNECT (3.1): what a client may ask for, and what CONNACK tells it.
 
 use std::num::{NonZeroU16, NonZeroU32};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use nightjar_codec::packet::{Connack, ConnackProperties, Connect};
 use nightjar_codec::{ProtocolVersion, QoS, ReasonCode};
 
+use super::authorize::{Access, Entry};
 use super::publish::may_publish_to;
 use super::terms::Terms;
 use super::will::Will;
@@ -19,6 +21,9 @@ pub struct Admitted {
     pub clean_start: bool,
     pub user: Option<Box<str>>,
     pub will: Option<Will>,
+    /// Where it comes in, and what it may do there; the shard finds both.
+    pub entry: Option<Entry>,
+    pub access: Option<Arc<Access>>,
     pub link: LinkParameters,
     /// The last step of an authentication method, for CONNACK.
     pub authentication_data: Option<Bytes>,
@@ -110,6 +115,8 @@ pub fn admit(
         clean_start: connect.clean_start,
         user: connect.username.take(),
         will,
+        entry: None,
+        access: None,
         link,
         authentication_data: None,
         properties,

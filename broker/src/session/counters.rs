@@ -31,6 +31,12 @@ pub struct Counters {
     pub dropped_no_subscribers: u64,
     /// Messages that their publisher may not publish.
     pub publishes_not_authorized: u64,
+    /// Messages that a subscriber may not read, once for each such subscriber.
+    pub deliveries_denied: u64,
+    /// Topic Filters that were refused because not all of what they match may be read.
+    pub subscribes_denied: u64,
+    /// Wills, at CONNECT and when they were to be published.
+    pub wills_denied: u64,
     pub retained_refused: u64,
     pub retained_unwritten: u64,
     /// Messages that were refused because the journal had failed.
@@ -118,6 +124,9 @@ impl Counters {
             dropped_offline,
             dropped_no_subscribers,
             publishes_not_authorized,
+            deliveries_denied,
+            subscribes_denied,
+            wills_denied,
             retained_refused,
             retained_unwritten,
             publishes_not_owned,
@@ -156,6 +165,9 @@ impl Counters {
         self.dropped_offline += dropped_offline;
         self.dropped_no_subscribers += dropped_no_subscribers;
         self.publishes_not_authorized += publishes_not_authorized;
+        self.deliveries_denied += deliveries_denied;
+        self.subscribes_denied += subscribes_denied;
+        self.wills_denied += wills_denied;
         self.retained_refused += retained_refused;
         self.retained_unwritten += retained_unwritten;
         self.publishes_not_owned += publishes_not_owned;

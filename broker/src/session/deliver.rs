@@ -127,6 +127,11 @@ impl Session {
                 self.drop_delivery(stored.message_id, &grant, out);
                 continue;
             }
+            // It may have waited for longer than the rules that let it in.
+            if !self.may_receive(message.topic) {
+                self.deny_delivery(stored.message_id, &grant, out);
+                continue;
+            }
             if kept.qos == QoS::AtMostOnce {
                 self.send_qos0(&message, &grant, out);
             } else {
@@ -277,6 +282,10 @@ impl Session {
                     self.version,
                     out,
                 );
+            }
+            Some((State::AwaitPubrec, Some(kept))) if !self.may_receive(&kept.message.topic) => {
+                out.counters.deliveries_denied += 1;
+                self.finish(packet_id, out);
             }
             Some((State::AwaitPubrec, Some(kept))) => self.write_kept(&kept, packet_id, out),
             _ => {}
@@ -479,13 +488,19 @@ impl Session {
             self.inflight.mark_sent();
             return true;
         };
+        let message = MessageRef::from_stored(&kept.message);
+        if !self.may_receive(message.topic) {
+            // As if completed: the client may not read it any more.
+            out.counters.deliveries_denied += 1;
+            self.finish(packet_id, out);
+            return true;
+        }
         let Some(link) = self.link.as_mut() else {
             return false;
         };
         if link.send_quota == 0 {
             return false;
         }
-        let message = MessageRef::from_stored(&kept.message);
         let grant = Grant {
             qos: kept.qos,
             retain: kept.retain,
@@ -625,7 +640,12 @@ impl Session {
         }
     }
 
-    fn drop_delivery(&self, message_id: MessageId, grant: &Grant<'_>, out: &mut Outputs<'_>) {
+    pub(super) fn drop_delivery(
+        &self,
+        message_id: MessageId,
+        grant: &Grant<'_>,
+        out: &mut Outputs<'_>,
+    ) {
         match grant.origin {
             Origin::Direct if grant.reserved > 0 => {
                 self.receiver.budget.release(grant.reserved, out.totals);

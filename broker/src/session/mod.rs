@@ -10,6 +10,7 @@
 
 pub mod acknowledge;
 pub mod authenticate;
+pub mod authorize;
 pub mod connect;
 pub mod counters;
 pub mod deliver;
@@ -52,6 +53,10 @@ pub struct Session {
     pub client_id: Arc<str>,
     /// Who the session belongs to; nobody else may resume or replace it.
     pub user: Option<Box<str>>,
+    /// Where its client came in last; `None`: not since this process began.
+    pub entry: Option<authorize::Entry>,
+    /// What its client may do; `None`: everything, or not known without `entry`.
+    access: Option<Arc<authorize::Access>>,
     /// What other shards see of it.
     pub receiver: Arc<Receiver>,
     pub version: ProtocolVersion,
@@ -155,6 +160,8 @@ impl Session {
             receiver: Arc::new(Receiver::new(Arc::clone(&client_id), expiry_interval > 0)),
             client_id,
             user: None,
+            entry: None,
+            access: None,
             is_stored: false,
             version,
             expiry_interval,

@@ -1,9 +1,10 @@
 //! Budgets for messages that are kept. A session's budget is an atomic in the subscription index, so that the
 //! publisher's shard reserves before anything is written and the owner's shard releases when the message goes (D9).
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
+use super::authorize::Access;
 use crate::logging::NOTICE;
 use crate::settings::{QueuePolicy, Settings};
 
@@ -34,6 +35,9 @@ pub struct Receiver {
     /// Fixed when the session is made: several threads ask while a message is on its way, and must hear the same.
     resumable: bool,
     pub budget: Budget,
+    /// There is something in `access`: without rules nobody takes its lock.
+    is_restricted: AtomicBool,
+    access: RwLock<Option<Arc<Access>>>,
 }
 
 /// The bounds of a [`Budget`]; 0 means no bound.
@@ -62,6 +66,8 @@ impl Receiver {
             client_id,
             resumable,
             budget: Budget::default(),
+            is_restricted: AtomicBool::new(false),
+            access: RwLock::default(),
         }
     }
 
@@ -82,6 +88,25 @@ impl Receiver {
                 self.client_id.escape_debug()
             );
         }
+    }
+
+    /// Other shards believe routes that they made of what it was before until its subscriptions' generations are raised.
+    pub fn set_access(&self, access: Option<Arc<Access>>) {
+        let is_restricted = access.is_some();
+        let mut place = self.access.write().unwrap_or_else(PoisonError::into_inner);
+        *place = access;
+        self.is_restricted.store(is_restricted, Ordering::Release);
+    }
+
+    /// Whether messages of this topic are for it at all.
+    pub fn may_receive(&self, topic: &str) -> bool {
+        if !self.is_restricted.load(Ordering::Acquire) {
+            return true;
+        }
+        let access = self.access.read().unwrap_or_else(PoisonError::into_inner);
+        access
+            .as_ref()
+            .is_none_or(|access| access.may_receive(topic))
     }
 }
 

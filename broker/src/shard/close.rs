@@ -250,6 +250,9 @@ impl Shard {
     /// Publishes a will through the one door.
     pub(super) fn publish_will(&mut self, now: Now, id: SessionId, will: &Will) {
         self.shared.exchange.will_bytes.give_back(will.cost());
+        if !self.may_publish_will(now, id, will) {
+            return;
+        }
         let mut message = MessageRef::new(&will.topic, &will.payload, &will.properties, will.qos);
         message.retain = will.retain;
         message.expires_at = will

@@ -126,6 +126,9 @@ impl Shard {
         let listener = Arc::clone(&connection.listener);
         let mut admitted = admit(&mut connect, id, &settings, &listener).map_err(Cause::Refused)?;
         admitted.authentication_data = authentication_data;
+        if !self.authorize(now, id, &connect.client_id, &mut admitted) {
+            return Err(Cause::Refused(ReasonCode::NotAuthorized));
+        }
         let answer = admitted.connack(false, assigned.then_some(&*connect.client_id));
         if answer.encoded_length(admitted.version) > admitted.link.maximum_packet_size as usize {
             return Err(Cause::Unanswerable); // [MQTT-3.1.2-24]
@@ -230,11 +233,18 @@ impl Shard {
             return;
         };
         session.version = admitted.version;
-        session.user = admitted.user;
+        session.user = admitted.user.take();
         // A resumed session's delayed will is deleted by the new connection [MQTT-3.1.3-9].
         if let Some(old) = std::mem::replace(&mut session.will, will) {
             self.shared.exchange.will_bytes.give_back(old.cost());
         }
+        self.take_access(session_id, &mut admitted);
+        let Some(session) = self
+            .sessions
+            .get_mut(session_id.slot, session_id.generation)
+        else {
+            return;
+        };
         let window = u32::from(admitted.link.receive_maximum);
         session.attach(admitted.link);
         self.sinks.counters.connects_accepted += 1;

@@ -193,7 +193,7 @@ impl Shard {
         };
         self.sinks.frames.begin(1);
         let message = MessageRef::from_stored(&assignment.message);
-        if self.deliver_to(now, &message, id, &grant) {
+        if self.deliver_if_allowed(now, &message, id, &grant) {
             return Vec::new();
         }
         let decided = group.declined(id, Arc::clone(&assignment.message), &exchange.totals);
@@ -278,6 +278,7 @@ mod tests {
                 post: Arc::new(PostOffice::new(1, 1)),
                 methods: Default::default(),
                 auth: Auth::default(),
+                authorization: Default::default(),
                 journal: None,
                 hash_seed: 1,
                 client_id_seed: [7; 32],

@@ -14,6 +14,7 @@
 //! 4. `tick` at `next_deadline`; `collect_mail` when another shard woke this one.
 
 mod authenticate;
+mod authorize;
 mod close;
 mod connect;
 mod groups;
@@ -48,6 +49,7 @@ use nightjar_codec::{Limits, ProtocolVersion, cut};
 use nightjar_storage::{Checkpoint, Durability, Journal, StoredMessage};
 
 use crate::auth::{Auth, Hash};
+use crate::authorization::Authorization;
 use crate::clock::Now;
 use crate::exchange::Exchange;
 use crate::exchange::delivery::Route;
@@ -61,6 +63,7 @@ use crate::session::send_buffer::{BufferPool, SendBuffer};
 use crate::settings::{ListenerSettings, Settings};
 pub use authenticate::Refusal;
 use authenticate::{Claimant, Login};
+use authorize::Denials;
 pub use close::Cause;
 use groups::Handing;
 pub use mail::{Mail, PostOffice};
@@ -83,6 +86,8 @@ pub struct Shared {
     pub methods: Methods,
     /// Who may come in.
     pub auth: Auth,
+    /// The rules of who may do what.
+    pub authorization: Arc<Authorization>,
     /// `None`: nothing survives this process.
     pub journal: Option<Arc<dyn Journal>>,
     /// Nobody outside may know it: who does can make topics collide.
@@ -134,6 +139,7 @@ pub struct Shard {
     receive_bytes: u64,
     draining: bool,
     assigned_ids: ChaCha20Rng,
+    denials: Denials,
     /// A PUBLISH to this topic panics, and so does a will: a test's way to see that only its connection ends, or the process
     /// where the panic strikes in what others depend on (D18).
     panic_topic: Option<Box<str>>,
@@ -180,6 +186,7 @@ pub struct Connection {
     unread: Vec<u8>,
     last_received: u64,
     timer: Option<u64>,
+    /// Where its last PUBLISH led. Its client may publish there, under the rules in force.
     last_route: Option<Rc<Route>>,
     is_dirty: bool,
     /// CONNACK lies in `send` and waits for the journal, and so does everything behind it.
@@ -306,6 +313,7 @@ impl Shard {
             receive_bytes: 0,
             draining: false,
             assigned_ids,
+            denials: Denials::default(),
             panic_topic: None,
             in_shared_room: false,
             shared,

@@ -79,7 +79,7 @@ impl Shard {
                 .map_err(|error| Cause::Violation(error.into()))?;
         let mut out = self.sinks.outputs(now, &self.shared, &mut connection.send);
         let inbound = session
-            .handle_publish(&publish, &mut out)
+            .handle_publish(&publish, known_topic, &mut out)
             .map_err(Cause::Violation)?;
         let refuses = session
             .link
@@ -90,6 +90,13 @@ impl Shard {
             Inbound::Answered | Inbound::Refused => {
                 connection.mark_dirty(&mut self.sinks.dirty);
                 self.note_waiting_acknowledgements(now, id);
+                return Ok(());
+            }
+            Inbound::Denied { topic } => {
+                connection.mark_dirty(&mut self.sinks.dirty);
+                self.note_waiting_acknowledgements(now, id);
+                let topic = topic.name(publish.topic);
+                self.note_denied_publish(now, id, session_id, topic, &publish);
                 return Ok(());
             }
             Inbound::Wait => {
@@ -503,6 +510,9 @@ impl Shard {
             Some(owners) => owners.binary_search(&delivery.session).is_ok(),
             None => is_owner(message, delivery),
         };
+        if route.denied > 0 {
+            self.sinks.counters.deliveries_denied += u64::from(route.denied);
+        }
         self.sinks.frames.begin(route.local.len());
         for delivery in &route.local {
             if !skipped.is_empty() && skipped.binary_search(&delivery.session).is_ok() {
@@ -529,7 +539,12 @@ impl Shard {
                 origin: Origin::Direct,
                 reserved: if owned { message.cost() } else { 0 },
             };
-            self.deliver_to(now, message, delivery.session, &grant);
+            if owners.is_some() {
+                // It was held since the route was made.
+                self.deliver_if_allowed(now, message, delivery.session, &grant);
+            } else {
+                self.deliver_to(now, message, delivery.session, &grant);
+            }
         }
         let mut remote = &*route.remote;
         for shard in &route.remote_shards {
@@ -684,7 +699,7 @@ impl Shard {
                 origin: Origin::Direct,
                 reserved: owner.reserved,
             };
-            self.deliver_to(now, message, owner.session, &grant);
+            self.deliver_if_allowed(now, message, owner.session, &grant);
         }
     }
 

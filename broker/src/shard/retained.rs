@@ -116,6 +116,10 @@ impl Shard {
             );
             left -= found.len().min(left);
             for mut message in found {
+                if !session.may_receive(&message.topic) {
+                    self.sinks.counters.deliveries_denied += 1;
+                    continue;
+                }
                 let qos = message.qos.min(current.qos);
                 let reserved = stored_cost(&message);
                 if !session

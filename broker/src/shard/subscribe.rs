@@ -39,6 +39,8 @@ impl Shard {
             .map_err(Cause::Violation)?;
         let identifier = subscribe.properties.subscription_identifier;
         let version_5 = session.version.is_v5();
+        let is_strict = self.answers_strictly(session);
+        let mut denied: Vec<&str> = Vec::new();
         let mut added = 0;
         let count = &self.shared.exchange.subscription_count;
         let grants: Vec<Result<Granted, ReasonCode>> = subscribe
@@ -46,6 +48,10 @@ impl Shard {
             .iter()
             .map(|filter| {
                 let subscription = session.grant(filter, identifier, &mut added, &settings)?;
+                if is_strict && !session.may_subscribe(&filter.topic_filter) {
+                    denied.push(&filter.topic_filter);
+                    return Err(ReasonCode::NotAuthorized);
+                }
                 // Room for it comes first: what is in the journal cannot be refused any more. Behind a SUBSCRIBE that waits
                 // nobody knows what there will be; what is taken in vain is given back.
                 let replaces = session.subscriptions.contains_key(&filter.topic_filter)
@@ -61,6 +67,9 @@ impl Shard {
             .collect();
         let resumable = session.is_resumable();
         let client_id: Box<str> = (&*session.client_id).into();
+        for topic_filter in denied {
+            self.note_denied_subscribe(now, id, session_id, topic_filter);
+        }
         let mut ticket = None;
         if resumable {
             for (filter, grant) in subscribe.filters.iter().zip(&grants) {
@@ -288,9 +297,9 @@ impl Shard {
                     .link
                     .as_ref()
                     .map(|link| u32::from(link.send_quota_max()));
-                let resumable = session.is_resumable();
+                let receiver = &session.receiver;
                 let (group, assignments) = exchange.join_group(share_name, topic_filter, |group| {
-                    group.join(id, &subscription, resumable, window, &exchange.totals)
+                    group.join(id, &subscription, receiver, window, &exchange.totals)
                 });
                 subscription.group = Some(group.id);
                 given = assignments;
