@@ -83,8 +83,21 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
         }
         (None, false) => {}
     }
-    if start.config_file.is_none() && !ports.is_empty() {
-        start.settings.http_listener = None; // Several may run side by side.
+    match arguments.http_listener.as_deref() {
+        Some("off") => start.settings.http_listener = None,
+        Some(text) => {
+            let address = text.parse().map_err(|_| {
+                CliError::Other(format!(
+                    "Invalid --http-listener ({text}). Use an address such as 127.0.0.1:9884, or off."
+                ))
+            })?;
+            start.settings.http_listener = Some(address);
+        }
+        // Several quick starts may run side by side.
+        None if start.config_file.is_none() && !ports.is_empty() => {
+            start.settings.http_listener = None;
+        }
+        None => {}
     }
     if !ports.is_empty() {
         if start.settings.local_only {
@@ -288,6 +301,11 @@ struct Arguments {
     #[arg(long)]
     ephemeral: bool,
 
+    /// Serve metrics and health over HTTP at ADDR, or with "off" nowhere; overrides FILE. -p without
+    /// FILE implies off
+    #[arg(long, value_name = "ADDR")]
+    http_listener: Option<String>,
+
     /// Log everything, every packet too; overrides FILE
     #[arg(short = 'v', long, overrides_with = "verbose")]
     verbose: bool,
@@ -375,6 +393,20 @@ mod tests {
         let start = run(&[]);
         assert_eq!(start.settings, Settings::default());
         assert_eq!(addresses(&start), ["127.0.0.1:1883", "[::1]:1883"]);
+    }
+
+    #[test]
+    fn metrics_are_served_where_nothing_else_was_chosen_and_not_at_a_quick_start() {
+        let served = |arguments: &[&str]| run(arguments).settings.http_listener;
+        let chosen = "127.0.0.1:9999".parse().ok();
+        assert_eq!(served(&[]), Settings::default().http_listener);
+        assert_eq!(served(&["-p", "1884"]), None);
+        assert_eq!(
+            served(&["-p", "1884", "--http-listener", "127.0.0.1:9999"]),
+            chosen
+        );
+        assert_eq!(served(&["--http-listener", "off"]), None);
+        assert!(parse(["nightjar", "--http-listener", "9884"].map(Into::into)).is_err());
     }
 
     #[test]

@@ -120,6 +120,8 @@ impl Draft {
             queue_messages_max: 1_000,
             queue_policy: QueuePolicy::DropNewest,
             persistence: false,
+            // Whoever starts such a file expects the ports in it and no other.
+            http_listener: None,
             ..Settings::default()
         };
         settings.security = Security::new().settings;

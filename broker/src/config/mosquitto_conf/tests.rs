@@ -37,6 +37,7 @@ fn an_empty_file_is_local_only_with_the_bounds_of_mosquitto() {
     assert_eq!(settings.queue_policy, QueuePolicy::DropNewest);
     assert_eq!(settings.max_packet_size, 2_000_000);
     assert_eq!(settings.sys_interval_seconds, 10);
+    assert_eq!(settings.http_listener, None);
     assert_eq!(settings.topic_alias_maximum, 10);
     assert!(!settings.persistence && !settings.queue_qos0);
     assert_eq!(settings.security.acl_subscribe, AclSubscribe::Mosquitto);
