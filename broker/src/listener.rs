@@ -216,3 +216,20 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 }
 
 const PAUSE: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::TlsSettings;
+
+    #[tokio::test]
+    async fn tls_is_never_served_in_plain() {
+        let listener = ListenerSettings {
+            tls: Some(TlsSettings::default()),
+            ..ListenerSettings::default()
+        };
+        let (_, error) = open(&Arc::new(listener)).err().expect("it is refused");
+        assert!(error.to_string().starts_with("TLS comes with"), "{error}");
+        assert!(open(&Arc::new(ListenerSettings::default())).is_ok());
+    }
+}

@@ -17,6 +17,8 @@ use crate::now;
 pub struct Broker {
     /// The port it listens on.
     pub port: u16,
+    /// What `{second_port}` of its configuration stands for.
+    pub second_port: u16,
     address: SocketAddr,
     process: Option<Process>,
 }
@@ -152,7 +154,8 @@ impl Options {
         self
     }
 
-    /// Configuration text, written to a file and passed with `-c`; `{port}` stands for the chosen port.
+    /// Configuration text, written to a file and passed with `-c`; `{port}` stands for the chosen port, `{second_port}`
+    /// for another that was free.
     pub fn toml(mut self, text: &str) -> Self {
         self.toml = Some(text.to_owned());
         self
@@ -173,6 +176,7 @@ impl Options {
             let address: SocketAddr = address.parse().expect("NIGHTJAR_TEST_ADDR is host:port");
             return Broker {
                 port: address.port(),
+                second_port: 0,
                 address,
                 process: None,
             };
@@ -189,12 +193,16 @@ impl Options {
     }
 
     fn start_once(&self) -> Result<Broker, String> {
-        let port = free_port();
+        let (port, second_port) = (free_port(), free_port());
         let mut command = Command::new(binary());
         let mut toml_file = None;
         if let Some(toml) = &self.toml {
-            let file =
-                TemporaryFile::new("nightjar.toml", &toml.replace("{port}", &port.to_string()));
+            let file = TemporaryFile::new(
+                "nightjar.toml",
+                &toml
+                    .replace("{port}", &port.to_string())
+                    .replace("{second_port}", &second_port.to_string()),
+            );
             command.arg("-c").arg(&file.path);
             toml_file = Some(file);
         }
@@ -223,6 +231,7 @@ impl Options {
         process.wait_until_it_listens(address)?;
         Ok(Broker {
             port,
+            second_port,
             address,
             process: Some(process),
         })

@@ -177,17 +177,19 @@ class Adapter:
 class Client(Inbox):
     """One MQTT client inside an adapter process: the handle that the cases use."""
 
-    def __init__(self, adapter, name, address, wait_seconds):
+    def __init__(self, adapter, name, address, wait_seconds, over_web_socket=False):
         super().__init__(wait_seconds)
         self.adapter = adapter
         self.name = name
         self.address = address
+        # Other adapters need not know of it.
+        self.transport = {"over_web_socket": True} if over_web_socket else {}
         adapter.register(name, self)
 
     async def connect(self, **options):
         """CONNECT; gives what the client tells of the CONNACK."""
         host, port = self.address
-        return await self.adapter.call("connect", self.name, host=host, port=port, **options)
+        return await self.adapter.call("connect", self.name, host=host, port=port, **self.transport, **options)
 
     async def subscribe(self, *filters, qos=0, subscription_identifier=None, **options):
         """SUBSCRIBE; gives the reason codes of the SUBACK, or None where the client hides them."""

@@ -14,13 +14,22 @@ use harness::Broker;
 #[test]
 fn every_client_passes_every_case_it_can_run() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop");
-    let mut broker = Broker::start();
+    // A broker that was running already has no WebSocket that we know of.
+    let is_given = std::env::var_os("NIGHTJAR_TEST_ADDR").is_some();
+    let mut broker = if is_given {
+        Broker::start()
+    } else {
+        Broker::options().toml(LISTENERS).start()
+    };
     let mut runner = Command::new("python3");
     runner
         .arg(folder.join("run.py"))
         .args(["--addr", &broker.address().to_string()])
         .args(["--rumqttc", env!("CARGO_BIN_EXE_interop-rumqttc")])
         .stdin(Stdio::null());
+    if !is_given {
+        runner.args(["--ws-addr", &format!("127.0.0.1:{}", broker.second_port)]);
+    }
     let (code, output) = run(runner);
     // `println!` and not the child's own stdout: cargo shows it when the test fails.
     println!("{output}");
@@ -74,6 +83,15 @@ fn lines_with(output: &str, word: &str) -> String {
     let lines: Vec<&str> = output.lines().filter(|line| line.contains(word)).collect();
     lines.join("\n")
 }
+
+const LISTENERS: &str = r#"
+allow_anonymous = true
+[[listeners]]
+address = "127.0.0.1:{second_port}"
+protocol = "websocket"
+[[listeners]]
+address = "127.0.0.1:{port}"
+"#;
 
 /// Longer than `run.py` allows itself.
 const RUN_MAX: Duration = Duration::from_secs(660);

@@ -4,6 +4,7 @@
     tests/interop/run.sh --addr 127.0.0.1:1883                       against a broker that runs already
     tests/interop/run.sh --broker-cmd 'target/debug/nightjar -p {port}'
     tests/interop/run.sh --mosquitto                                 against Debian's mosquitto, to check the cases
+    tests/interop/run.sh --addr 127.0.0.1:1883 --ws-addr 127.0.0.1:8080   the clients that can, over WebSocket, too
     tests/interop/run.sh ... --client paho --version 5 --case qos_2  less of it (each may be repeated)
 
 The clients live in the folder that `setup.sh` fills. Each client library runs next to the others; its own cases run one
@@ -26,7 +27,7 @@ import time
 from cases import CASES, V3_1_1, V5
 from driver import Adapter, Client, ClientError, Failed
 from mosquitto import MosquittoClients
-from table import ALL, CANNOT, CLIENTS, HIDES_DISCONNECT, KNOWN_FAULTS, VERSIONS
+from table import ALL, CANNOT, CLIENTS, HIDES_DISCONNECT, KNOWN_FAULTS, OVER_WEB_SOCKET, VERSIONS
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -147,13 +148,17 @@ class Library:
 
     def __init__(self, name, settings):
         self.name = name
+        # The library whose adapter it is.
+        self.base = OVER_WEB_SOCKET.get(name, name)
         self.settings = settings
         self.adapter = None
         self.starting = asyncio.Lock()
         self.clients_made = 0
 
     async def client(self, adapter=None):
-        address, wait_seconds = self.settings.address, self.settings.wait_seconds
+        over_web_socket = self.name in OVER_WEB_SOCKET
+        address = self.settings.ws_address if over_web_socket else self.settings.address
+        wait_seconds = self.settings.wait_seconds
         if self.name == "mosquitto":
             return MosquittoClients(address, wait_seconds)
         if adapter is None:
@@ -162,7 +167,7 @@ class Library:
                     self.adapter = await self.start_adapter()
             adapter = self.adapter
         self.clients_made += 1
-        return Client(adapter, f"c{self.clients_made}", address, wait_seconds)
+        return Client(adapter, f"c{self.clients_made}", address, wait_seconds, over_web_socket)
 
     async def start_adapter(self):
         environment = {**os.environ, "NIGHTJAR_INTEROP_NODE": str(self.settings.home / "node"), "PYTHONUNBUFFERED": "1"}
@@ -172,9 +177,9 @@ class Library:
         return adapter
 
     def argv(self):
-        if self.name in ADAPTERS:
-            return [str(self.settings.home / "venv/bin/python"), str(HERE / "adapters" / ADAPTERS[self.name])]
-        if self.name == "mqtt.js":
+        if self.base in ADAPTERS:
+            return [str(self.settings.home / "venv/bin/python"), str(HERE / "adapters" / ADAPTERS[self.base])]
+        if self.base == "mqtt.js":
             return ["node", str(HERE / "adapters/mqttjs_client.mjs")]
         return [str(self.settings.rumqttc)]
 
@@ -185,9 +190,9 @@ class Library:
             wanted = ("mosquitto_pub", "mosquitto_sub", "mosquitto_rr")
             absent = [program for program in wanted if shutil.which(program) is None]
             return f"{', '.join(absent)} (package mosquitto-clients)" if absent else None
-        if self.name in ADAPTERS:
+        if self.base in ADAPTERS:
             return None if (home / "venv/.complete").exists() else f"the Python clients in {home / 'venv'}"
-        if self.name == "mqtt.js":
+        if self.base == "mqtt.js":
             if shutil.which("node") is None:
                 return "node (package nodejs)"
             return None if (home / "node/node_modules/mqtt").is_dir() else f"mqtt.js in {home / 'node'}"
@@ -408,6 +413,13 @@ async def run_bounded(settings):
     return 1
 
 
+def address_of(text):
+    if text is None:
+        return None
+    host, _, port = text.rpartition(":")
+    return (host.strip("[]"), int(port))
+
+
 def parse_arguments():
     parser = argparse.ArgumentParser(description="Real MQTT clients against a broker.")
     broker = parser.add_mutually_exclusive_group(required=True)
@@ -415,6 +427,7 @@ def parse_arguments():
     broker.add_argument("--broker-cmd", help="starts the broker; {port} is replaced by a free port")
     broker.add_argument("--mosquitto", action="store_true", help="starts Debian's mosquitto")
     broker.add_argument("--table", action="store_true", help="prints what each client cannot do, and why")
+    parser.add_argument("--ws-addr", help="HOST:PORT where the same broker speaks WebSocket")
     parser.add_argument("--client", action="append", choices=CLIENTS, help="only this client")
     parser.add_argument("--version", action="append", choices=["3.1", "3.1.1", "5.0", "3", "4", "5"])
     parser.add_argument("--case", action="append", choices=list(CASES), help="only this case")
@@ -426,7 +439,8 @@ def parse_arguments():
     parser.add_argument("--run-seconds", type=float, default=600)
     parser.add_argument("--times", action="store_true", help="print how long each case took")
     settings = parser.parse_args()
-    settings.clients = settings.client or list(CLIENTS)
+    without = () if settings.ws_addr else OVER_WEB_SOCKET
+    settings.clients = settings.client or [name for name in CLIENTS if name not in without]
     settings.cases = settings.case or list(CASES)
     numbers = {text: number for number, text in VERSIONS.items()} | {str(number): number for number in VERSIONS}
     settings.versions = [numbers[text] for text in settings.version] if settings.version else list(VERSIONS)
@@ -436,10 +450,10 @@ def parse_arguments():
         target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
         built = [path for path in (target / "debug/interop-rumqttc", target / "release/interop-rumqttc") if path.exists()]
         settings.rumqttc = max(built, key=lambda path: path.stat().st_mtime, default=None)
-    settings.address = None
-    if settings.addr is not None:
-        host, _, port = settings.addr.rpartition(":")
-        settings.address = (host.strip("[]"), int(port))
+    settings.address = address_of(settings.addr)
+    settings.ws_address = address_of(settings.ws_addr)
+    if settings.ws_address is None and any(name in OVER_WEB_SOCKET for name in settings.clients):
+        parser.error("a client over WebSocket needs --ws-addr")
     return settings
 
 

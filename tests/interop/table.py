@@ -7,7 +7,9 @@ exist. A reason is about the client. What a *broker* gets wrong belongs into KNO
 ALL = "*"
 V3_1, V3_1_1, V5 = 3, 4, 5
 VERSIONS = {V3_1: "3.1", V3_1_1: "3.1.1", V5: "5.0"}
-CLIENTS = ("mosquitto", "paho", "aiomqtt", "gmqtt", "mqtt.js", "rumqttc")
+# Libraries that speak WebSocket as well, under a name of their own.
+OVER_WEB_SOCKET = {"paho-ws": "paho", "mqtt.js-ws": "mqtt.js"}
+CLIENTS = ("mosquitto", "paho", "aiomqtt", "gmqtt", "mqtt.js", "rumqttc", *OVER_WEB_SOCKET)
 
 # client -> [(versions, cases, reason)]
 CANNOT = {
@@ -39,6 +41,8 @@ CANNOT = {
         (ALL, ("empty_client_id",), "makes up a client id itself if there is none"),
     ],
     "mqtt.js": [],
+    "paho-ws": [],
+    "mqtt.js-ws": [],
     "rumqttc": [
         ((V5,), ("disconnect_with_will_message",), "sends DISCONNECT with reason code 0 only"),
         ((V3_1,), ALL, "knows 3.1.1 and 5.0 only"),

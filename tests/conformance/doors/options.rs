@@ -6,23 +6,17 @@ use harness::{Broker, Client, Connect, bytes};
 
 use super::with_listener;
 
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
-}
-
 /// A broker with a plain listener, and a second one with these keys. Gives the address of that.
 fn two_listeners(keys: &str) -> (Broker, std::net::SocketAddr) {
-    let port = free_port();
     let text = format!(
         "allow_anonymous = true\n[[listeners]]\naddress = \"127.0.0.1:{{port}}\"\n\
-         [[listeners]]\naddress = \"127.0.0.1:{port}\"\n{keys}\n"
+         [[listeners]]\naddress = \"127.0.0.1:{{second_port}}\"\n{keys}\n"
     );
     let mut broker = Broker::options().toml(&text).start();
     // The harness waits for the first listener only.
     broker.wait_for_log(" running");
-    (broker, (Ipv4Addr::LOCALHOST, port).into())
+    let second = (Ipv4Addr::LOCALHOST, broker.second_port).into();
+    (broker, second)
 }
 
 #[track_caller]

@@ -73,7 +73,9 @@ class Handle {
     const options = {
       host: request.host,
       port: request.port,
-      protocol: 'mqtt',
+      protocol: request.over_web_socket ? 'ws' : 'mqtt',
+      // Any will do.
+      path: request.over_web_socket ? '/mqtt' : undefined,
       protocolVersion: this.version,
       protocolId: this.version === 3 ? 'MQIsdp' : 'MQTT',
       clientId: request.client_id,

@@ -32,6 +32,7 @@ class Handle:
             client_id=request["client_id"],
             protocol=PROTOCOLS[self.version],
             reconnect_on_failure=False,
+            transport="websockets" if request.get("over_web_socket") else "tcp",
             **arguments,
         )
         if "username" in request:
