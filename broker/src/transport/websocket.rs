@@ -88,7 +88,10 @@ impl WebSocket {
         }
         front.copy_from_slice(&self.partial);
         self.partial.clear();
-        self.is_primed = false;
+        if std::mem::take(&mut self.is_primed) {
+            // What came with the upgrade may have been much; what is kept later is little.
+            self.partial = Vec::new();
+        }
         let count = self.decode(buffer, kept + read);
         Poll::Ready(Ok(match count {
             0 if self.farewell.is_some() => Incoming::End,

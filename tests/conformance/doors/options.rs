@@ -240,8 +240,8 @@ fn one_connection_too_many_of_a_listener_is_closed_unread() {
 }
 
 #[test]
-fn tls_is_never_served_in_plain() {
-    // No key asks for it yet; http_api is the other thing that is not served.
+fn what_is_not_served_stops_the_start() {
+    // No key of a TOML file asks for it yet; http_api is the other thing that is not served.
     let text = "[[listeners]]\naddress = \"127.0.0.1:{port}\"\nprotocol = \"http_api\"\n";
     let failed = std::panic::catch_unwind(|| Broker::options().toml(text).start());
     let message = failed
@@ -249,7 +249,7 @@ fn tls_is_never_served_in_plain() {
         .and_then(|panic| panic.downcast::<String>().ok());
     let message = message.expect("the broker does not start");
     assert!(
-        message.contains("http_api is not served by this version"),
+        message.contains("http_api, which is not in this version"),
         "{message}"
     );
 }
