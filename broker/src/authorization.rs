@@ -3,6 +3,7 @@
 //! In: settings. Out: a snapshot that is never changed; a reload makes another and takes it only where every file is right. Shards
 //! share it and make of it, at CONNECT, what one client may do.
 
+use std::fmt;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -86,6 +87,15 @@ pub fn security_of<'a>(
 pub fn address_of(peer: &str) -> Option<IpAddr> {
     let address: SocketAddr = peer.parse().ok()?;
     Some(address.ip())
+}
+
+/// All of them, one a line, each behind `Error: `; the first is behind the caller's.
+pub fn write_errors(errors: &[Error], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for (place, error) in errors.iter().enumerate() {
+        let lead = if place > 0 { "\nError: " } else { "" };
+        write!(f, "{lead}{error}")?;
+    }
+    Ok(())
 }
 
 /// Reads one file of rules.

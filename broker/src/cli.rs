@@ -5,8 +5,10 @@
 //! opens loopback listeners and is ignored when the file defines a listener; `-v` and `-q` override
 //! the file's log level, and `-q` overrides `-v`.
 
+use crate::acl::AclArguments;
 use crate::auth::passwd::PasswdArguments;
 use crate::auth::{LoadError, Passwords};
+use crate::authorization::{self, Authorization};
 use crate::config::command::ConfigArguments;
 use crate::config::{self, ConfigError, Note};
 use crate::settings::{LogLevel, Settings};
@@ -37,6 +39,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
         store.config_file = store.config_file.or(arguments.config_file);
         return Ok(Invocation::Store(Box::new(store)));
     }
+    if let Some(Command::Acl(acl)) = arguments.command {
+        let acl = acl.with_config_file(arguments.config_file);
+        return Ok(Invocation::Acl(Box::new(acl)));
+    }
     if let Some(Command::Config(command)) = arguments.command {
         let text = config::command::run(&command).map_err(CliError::Config)?;
         return Ok(Invocation::Print(text));
@@ -57,6 +63,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     }
     if arguments.test_config {
         Passwords::load(&start.settings).map_err(CliError::Passwords)?;
+        Authorization::load(&start.settings).map_err(CliError::Rules)?;
         return match start.config_file {
             Some(path) => {
                 let notes = start.notes.iter().chain(&not_yet);
@@ -127,6 +134,8 @@ pub enum Invocation {
     Store(Box<StoreArguments>),
     /// Change a password file and exit.
     Passwd(Box<PasswdArguments>),
+    /// Say what the rules say and exit.
+    Acl(Box<AclArguments>),
     /// Write this to standard output and exit with 0.
     Print(String),
 }
@@ -214,6 +223,7 @@ pub enum CliError {
     Other(String),
     Config(ConfigError),
     Passwords(Vec<LoadError>),
+    Rules(Vec<nightjar_acl::Error>),
     /// An argument of `passwd`, which has exit codes of its own.
     Passwd(String),
 }
@@ -245,6 +255,7 @@ impl fmt::Display for CliError {
             ),
             Self::Other(text) | Self::Passwd(text) => formatter.write_str(text),
             Self::Config(error) => error.fmt(formatter),
+            Self::Rules(errors) => authorization::write_errors(errors, formatter),
             Self::Passwords(errors) => {
                 let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
                 formatter.write_str(&lines.join("\nError: "))
@@ -331,6 +342,7 @@ enum Command {
     Store(StoreArguments),
     Passwd(PasswdArguments),
     Config(ConfigArguments),
+    Acl(AclArguments),
 }
 
 fn ports(given: &[String]) -> Result<Vec<u16>, CliError> {

@@ -5,6 +5,7 @@
 //! the pump that everything one thread serves goes through, `session` is what MQTT asks of one client, `exchange` is where
 //! messages meet subscriptions; `auth` says who somebody is. `session`, `exchange` and `shard` are pure: time comes in, nothing waits.
 
+pub mod acl;
 pub mod auth;
 pub mod authorization;
 pub mod cli;

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::panic;
 use std::process::ExitCode;
 
+use nightjar::acl::{self, AclArguments};
 use nightjar::auth::passwd::{self, PasswdArguments};
 use nightjar::cli::{self, EXIT_INVALID, Invocation};
 use nightjar::server::ServerError;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
         }
         Ok(Invocation::Store(arguments)) => return run_store(*arguments),
         Ok(Invocation::Passwd(arguments)) => return run_passwd(&arguments),
+        Ok(Invocation::Acl(arguments)) => return run_acl(&arguments),
         Err(error) => {
             eprintln!("Error: {error}");
             return ExitCode::from(error.exit_code());
@@ -34,6 +36,24 @@ fn main() -> ExitCode {
                 ServerError::Passwords(_) | ServerError::Rules(_) => ExitCode::from(EXIT_INVALID),
                 _ => ExitCode::FAILURE,
             }
+        }
+    }
+}
+
+fn run_acl(arguments: &AclArguments) -> ExitCode {
+    match acl::run(arguments) {
+        Ok(outcome) => {
+            // Whoever closed the pipe has read enough.
+            let _ = io::stdout().write_all(outcome.report.as_bytes());
+            if outcome.well {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+        Err(error) => {
+            eprintln!("Error: {error}");
+            ExitCode::from(EXIT_INVALID)
         }
     }
 }

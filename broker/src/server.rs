@@ -16,7 +16,7 @@ use crate::auth::backoff::Backoff;
 use crate::auth::pool::Pool;
 use crate::auth::scram::ScramSha512;
 use crate::auth::{Auth, LoadError, Passwords};
-use crate::authorization::Authorization;
+use crate::authorization::{self, Authorization};
 use crate::clock::Clock;
 use crate::data;
 use crate::exchange::Exchange;
@@ -63,8 +63,8 @@ pub fn run(settings: Settings) -> Result<(), ServerError> {
 
 async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
     let passwords = Passwords::load(&settings).map_err(ServerError::Passwords)?;
-    let authorization = Authorization::load(&settings).map_err(ServerError::Rules)?;
-    for rules in authorization.files() {
+    let rules_in_force = Authorization::load(&settings).map_err(ServerError::Rules)?;
+    for rules in rules_in_force.files() {
         for warning in rules.warnings() {
             tracing::warn!("{} ({}, line {})", warning.text, rules.file(), warning.line);
         }
@@ -106,7 +106,7 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
             verifier: Arc::new(password_pool(&settings, &directory)),
             backoff: Arc::new(Backoff::new(hash_seed, settings.auth_failures_max)),
         },
-        authorization: Arc::new(authorization),
+        authorization: Arc::new(rules_in_force),
         journal: store.clone().map(|store| store as Arc<dyn Journal>),
         hash_seed,
         client_id_seed: random_bytes().map_err(ServerError::Start)?,
@@ -326,13 +326,7 @@ impl fmt::Display for ServerError {
                 f.write_str(&lines.join("\nError: "))
             }
             Self::Store(error) => error.fmt(f),
-            Self::Rules(errors) => {
-                for (place, error) in errors.iter().enumerate() {
-                    let lead = if place > 0 { "\nError: " } else { "" };
-                    write!(f, "{lead}{error}")?;
-                }
-                Ok(())
-            }
+            Self::Rules(errors) => authorization::write_errors(errors, f),
         }
     }
 }
