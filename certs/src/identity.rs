@@ -1,0 +1,194 @@
+//! Who a client is, by the certificate it has proven to own.
+//!
+//! A name that can be read in two ways is no name: a certificate with two Common Names, an empty one, one that is not UTF-8 or
+//! that holds U+0000 or another control character identifies nobody.
+
+use std::fmt;
+
+use rustls::pki_types::CertificateDer;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer;
+
+/// The names in a client's certificate.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Identity {
+    /// The one Common Name of the subject.
+    pub common_name: Option<Box<str>>,
+    /// The subject as RFC 2253 writes it: last part first.
+    pub subject: Box<str>,
+    /// Subject Alternative Names: DNS names and URIs.
+    pub alternative_names: Vec<Box<str>>,
+    /// The serial number, in hexadecimal.
+    pub serial: Box<str>,
+}
+
+/// Why a certificate identifies nobody.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum IdentityFault {
+    Unreadable,
+    TwoCommonNames,
+    /// Empty, not UTF-8, or with a control character.
+    NotAName,
+}
+
+impl fmt::Display for IdentityFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unreadable => "the certificate cannot be read",
+            Self::TwoCommonNames => "the certificate has more than one common name",
+            Self::NotAName => "a name in the certificate is empty or not plain text",
+        })
+    }
+}
+
+impl std::error::Error for IdentityFault {}
+
+impl Identity {
+    /// Reads the names of a certificate whose chain and dates were verified before.
+    pub fn of(certificate: &CertificateDer<'_>) -> Result<Self, IdentityFault> {
+        let (_, parsed) =
+            X509Certificate::from_der(certificate).map_err(|_| IdentityFault::Unreadable)?;
+        let subject = parsed.subject();
+        let mut common_names = subject.iter_common_name();
+        let common_name = common_names
+            .next()
+            .map(|name| plain(name.as_str().ok()))
+            .transpose()?;
+        if common_names.next().is_some() {
+            return Err(IdentityFault::TwoCommonNames);
+        }
+        let mut alternative_names = Vec::new();
+        let extension = parsed
+            .subject_alternative_name()
+            .map_err(|_| IdentityFault::Unreadable)?;
+        for name in extension
+            .iter()
+            .flat_map(|found| &found.value.general_names)
+        {
+            if let GeneralName::DNSName(text) | GeneralName::URI(text) = name {
+                alternative_names.push(plain(Some(text))?);
+            }
+        }
+        Ok(Self {
+            common_name,
+            subject: rfc_2253(&parsed)?,
+            alternative_names,
+            serial: parsed.raw_serial_as_string().into(),
+        })
+    }
+}
+
+fn rfc_2253(certificate: &X509Certificate<'_>) -> Result<Box<str>, IdentityFault> {
+    let mut parts = Vec::new();
+    for relative in certificate.subject().iter() {
+        let mut of_one = Vec::new();
+        for attribute in relative.iter() {
+            let oid = attribute.attr_type().to_id_string();
+            let kind = match oid.as_str() {
+                "2.5.4.3" => "CN",
+                "2.5.4.5" => "serialNumber",
+                "2.5.4.6" => "C",
+                "2.5.4.7" => "L",
+                "2.5.4.8" => "ST",
+                "2.5.4.9" => "street",
+                "2.5.4.10" => "O",
+                "2.5.4.11" => "OU",
+                "0.9.2342.19200300.100.1.1" => "UID",
+                "0.9.2342.19200300.100.1.25" => "DC",
+                "1.2.840.113549.1.9.1" => "emailAddress",
+                other => other,
+            };
+            let value = plain(attribute.as_str().ok())?;
+            of_one.push(format!("{kind}={}", escaped(&value)));
+        }
+        parts.push(of_one.join("+"));
+    }
+    parts.reverse();
+    Ok(parts.join(",").into())
+}
+
+/// RFC 2253, 2.4.
+fn escaped(value: &str) -> String {
+    let last = value.chars().count().saturating_sub(1);
+    let mut text = String::with_capacity(value.len());
+    for (place, character) in value.chars().enumerate() {
+        let is_special = matches!(character, ',' | '+' | '"' | '\\' | '<' | '>' | ';')
+            || character == '#' && place == 0
+            || character == ' ' && (place == 0 || place == last);
+        if is_special {
+            text.push('\\');
+        }
+        text.push(character);
+    }
+    text
+}
+
+fn plain(text: Option<&str>) -> Result<Box<str>, IdentityFault> {
+    let text = text.ok_or(IdentityFault::NotAName)?;
+    if text.is_empty() || text.chars().any(char::is_control) {
+        return Err(IdentityFault::NotAName);
+    }
+    Ok(text.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
+
+    use super::*;
+
+    fn of(name: DistinguishedName, alternative: Vec<SanType>) -> Result<Identity, IdentityFault> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = name;
+        params.subject_alt_names = alternative;
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        Identity::of(certificate.der())
+    }
+
+    fn named(parts: &[(DnType, &str)]) -> DistinguishedName {
+        let mut name = DistinguishedName::new();
+        for (kind, value) in parts {
+            name.push(kind.clone(), *value);
+        }
+        name
+    }
+
+    #[test]
+    fn names_are_those_of_the_certificate() {
+        let name = named(&[
+            (DnType::OrganizationName, "Plant, North"),
+            (DnType::CommonName, "gauge-7"),
+        ]);
+        let uri = SanType::URI("device:gauge-7".try_into().unwrap());
+        let identity = of(name, vec![uri]).unwrap();
+        assert_eq!(identity.common_name.as_deref(), Some("gauge-7"));
+        assert_eq!(&*identity.subject, "CN=gauge-7,O=Plant\\, North");
+        assert_eq!(&*identity.alternative_names[0], "device:gauge-7");
+    }
+
+    #[test]
+    fn a_certificate_without_a_common_name_has_none() {
+        let name = named(&[(DnType::OrganizationName, "Plant")]);
+        assert_eq!(of(name, Vec::new()).unwrap().common_name, None);
+    }
+
+    #[test]
+    fn t5_a_name_that_can_be_read_in_two_ways_identifies_nobody() {
+        for text in ["", "admin\0.evil", "two\nlines"] {
+            let name = named(&[(DnType::CommonName, text)]);
+            assert_eq!(
+                of(name, Vec::new()),
+                Err(IdentityFault::NotAName),
+                "{text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_at_all_is_unreadable() {
+        let nothing = CertificateDer::from(vec![0x30, 0x00]);
+        assert_eq!(Identity::of(&nothing), Err(IdentityFault::Unreadable));
+    }
+}
