@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use nightjar_certs::Identity;
+
 use crate::identity::ConnectionId;
 use crate::settings::ListenerSettings;
 use crate::shard::Received;
@@ -23,6 +25,7 @@ pub(crate) struct Socket {
     transport: Transport,
     peer: Peer,
     listener: Arc<ListenerSettings>,
+    identity: Option<Arc<Identity>>,
     counted: Counted,
     reader: Option<Waker>,
     /// The socket took no more bytes; its own task waits until it does.
@@ -45,6 +48,7 @@ pub(crate) fn welcome(worker: &Rc<RefCell<Worker>>, socket: Handover, unread: &[
         stream,
         peer,
         listener,
+        identity,
         counted,
         is_opened,
     } = socket;
@@ -56,13 +60,13 @@ pub(crate) fn welcome(worker: &Rc<RefCell<Worker>>, socket: Handover, unread: &[
         }
     };
     if is_opened || !opening::is_needed(&listener) {
-        serve(worker, transport, peer, listener, counted, unread);
+        serve(worker, transport, peer, listener, identity, counted, unread);
         return;
     }
     let worker = Rc::clone(worker);
     // A panic on the way to MQTT is this client's alone.
     tokio::task::spawn_local(async move {
-        open(&worker, transport, peer, listener, counted).await;
+        open(&worker, transport, peer, listener, identity, counted).await;
     });
 }
 
@@ -72,6 +76,7 @@ async fn open(
     transport: Transport,
     peer: Peer,
     listener: Arc<ListenerSettings>,
+    identity: Option<Arc<Identity>>,
     counted: Counted,
 ) {
     let (patience, frame_bytes_max) = {
@@ -88,7 +93,9 @@ async fn open(
             unread,
         })) => {
             let _panic_stops = PanicStops;
-            serve(worker, transport, peer, listener, counted, &unread);
+            serve(
+                worker, transport, peer, listener, identity, counted, &unread,
+            );
         }
         Ok(Err(refused)) => {
             match refused {
@@ -109,6 +116,7 @@ fn serve(
     transport: Transport,
     peer: Peer,
     listener: Arc<ListenerSettings>,
+    identity: Option<Arc<Identity>>,
     counted: Counted,
     unread: &[u8],
 ) {
@@ -116,6 +124,9 @@ fn serve(
         let mut worker = worker.borrow_mut();
         let now = worker.now();
         let id = worker.shard.open(now, &peer.to_string(), &listener);
+        if let Some(identity) = &identity {
+            worker.shard.identify(id, identity);
+        }
         let place = id.slot as usize;
         if worker.sockets.len() <= place {
             worker.sockets.resize_with(place + 1, || None);
@@ -125,6 +136,7 @@ fn serve(
             transport,
             peer,
             listener,
+            identity,
             counted,
             reader: None,
             write_blocked: false,
@@ -277,6 +289,7 @@ impl Worker {
                     stream,
                     peer: socket.peer,
                     listener: socket.listener,
+                    identity: socket.identity,
                     counted: socket.counted,
                     is_opened: true,
                 },

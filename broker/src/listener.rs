@@ -3,6 +3,8 @@
 //! One acceptor for each listening socket, on the main thread. Where the process has no descriptor left, accepting pauses;
 //! one descriptor is kept in reserve, so that the client that waits is told by a close instead of hanging (D19).
 
+pub mod tls;
+
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -14,10 +16,12 @@ use tokio::net::{TcpListener, UnixListener};
 
 use crate::identity::ShardId;
 use crate::logging::NOTICE;
-use crate::settings::{Endpoint, ListenerProtocol, ListenerSettings};
+use crate::settings::{Endpoint, ListenerProtocol, ListenerSettings, Settings};
 use crate::transport::unix::SocketFile;
 use crate::transport::{Detached, Peer, tcp, unix};
 use crate::worker::{Directory, Handover, Order};
+
+use tls::Handshakes;
 
 /// A listening socket.
 pub struct Door {
@@ -27,6 +31,8 @@ pub struct Door {
     listener: Arc<ListenerSettings>,
     /// Open connections of the listener, of all its endpoints.
     connections: Arc<AtomicU64>,
+    /// What it serves TLS with, the same for all its endpoints.
+    tls: Option<Arc<tls::Current>>,
 }
 
 enum ListeningSocket {
@@ -43,14 +49,22 @@ enum ListeningSocket {
 /// Opens every endpoint of a listener, and says so.
 pub fn open(listener: &Arc<ListenerSettings>) -> Result<Vec<Door>, (Endpoint, io::Error)> {
     let connections = Arc::default();
+    let secure = tls::Current::load(listener)
+        .map(|loaded| loaded.map(Arc::new))
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error));
     let open_one = |endpoint: &Endpoint| {
         check_is_served(listener)?;
+        let tls = match &secure {
+            Ok(tls) => tls.clone(),
+            Err(error) => return Err(io::Error::new(error.kind(), error.to_string())),
+        };
         let socket = open_socket(endpoint, listener)?;
         Ok(Door {
             port: socket.port(),
             socket,
             listener: Arc::clone(listener),
             connections: Arc::clone(&connections),
+            tls,
         })
     };
     let opened = listener
@@ -62,8 +76,8 @@ pub fn open(listener: &Arc<ListenerSettings>) -> Result<Vec<Door>, (Endpoint, io
 
 /// What is asked for and cannot be had is refused: nobody may speak in plain who was promised more.
 fn check_is_served(listener: &ListenerSettings) -> io::Result<()> {
-    let missing = if listener.tls.is_some() {
-        "TLS comes with a later version; until then leave its options out, or put a proxy with TLS in front"
+    let missing = if listener.tls.is_some() && listener.proxy_protocol.is_some() {
+        "a listener has either TLS or a PROXY header before it; the proxy in front speaks TLS"
     } else if listener.protocol == ListenerProtocol::HttpApi {
         "http_api is not served by this version; leave the listener out"
     } else {
@@ -111,7 +125,15 @@ fn name_of_clients(path: &Path) -> Arc<str> {
 }
 
 /// Accepts for ever.
-pub async fn accept(door: Door, directory: Arc<Directory>, shards: ShardId, connections_max: u64) {
+pub async fn accept(
+    door: Door,
+    directory: Arc<Directory>,
+    shards: ShardId,
+    settings: Arc<Settings>,
+    handshakes: Option<Arc<Handshakes>>,
+) {
+    let connections_max = settings.connections_max;
+    let patience = Duration::from_secs(u64::from(settings.connect_timeout_seconds));
     let mut reserve = File::open("/dev/null").ok();
     let mut is_paused = false;
     let mut next: ShardId = 0;
@@ -130,11 +152,16 @@ pub async fn accept(door: Door, directory: Arc<Directory>, shards: ShardId, conn
                     stream,
                     peer,
                     listener: Arc::clone(&door.listener),
+                    identity: None,
                     counted: directory.count(&door.connections),
                     is_opened: false,
                 };
-                let unread = Vec::new();
-                directory.send(next, Order::Serve { socket, unread });
+                if let (Some(tls), Some(handshakes)) = (&door.tls, &handshakes) {
+                    handshakes.begin(socket, tls, patience, &directory, next);
+                } else {
+                    let unread = Vec::new();
+                    directory.send(next, Order::Serve { socket, unread });
+                }
             }
             Err(error) if is_out_of_descriptors(&error) => {
                 if !is_paused {
@@ -160,6 +187,10 @@ impl Door {
             }
             None => tracing::info!(target: NOTICE, "New connection from {peer}."),
         }
+    }
+
+    pub fn has_tls(&self) -> bool {
+        self.tls.is_some()
     }
 
     /// The name of the bound that leaves no room for one more.

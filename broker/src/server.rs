@@ -23,7 +23,7 @@ use crate::exchange::Exchange;
 use crate::health::Health;
 use crate::http::{self, HttpServer, Pages, Rooms};
 use crate::identity::ShardId;
-use crate::listener;
+use crate::listener::{self, tls::Handshakes};
 use crate::metrics::Metrics;
 use crate::session::authenticate::{ChallengeMethod, Method, Methods};
 use crate::settings::{Endpoint, Settings};
@@ -162,13 +162,21 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
         metrics,
         sys_topics,
     });
+    let handshakes = doors
+        .iter()
+        .any(listener::Door::has_tls)
+        .then(Handshakes::start)
+        .transpose()
+        .map_err(ServerError::Start)?
+        .map(Arc::new);
     let mut accepting = JoinSet::new();
     for door in doors {
         accepting.spawn(listener::accept(
             door,
             Arc::clone(&directory),
             shards,
-            settings.connections_max,
+            Arc::clone(&settings),
+            handshakes.clone(),
         ));
     }
     if let Some(store) = &store {

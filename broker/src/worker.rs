@@ -19,6 +19,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::LocalSet;
 
+use nightjar_certs::Identity;
 use nightjar_storage::{Checkpoint, StorageError};
 
 use crate::auth::Verdict;
@@ -73,6 +74,8 @@ pub struct Handover {
     pub stream: Detached,
     pub peer: Peer,
     pub listener: Arc<ListenerSettings>,
+    /// Who the client is by its certificate.
+    pub identity: Option<Arc<Identity>>,
     pub counted: Counted,
     /// What comes before MQTT has been read.
     pub is_opened: bool,

@@ -142,7 +142,6 @@ fn not_served(loaded: &mut Loaded) {
         let name = listener.endpoints.first().map(ToString::to_string);
         let name = name.unwrap_or_default();
         let missing = match listener.protocol {
-            _ if listener.tls.is_some() => "TLS",
             ListenerProtocol::HttpApi => "the protocol http_api",
             ListenerProtocol::Mqtt | ListenerProtocol::WebSocket => continue,
         };

@@ -175,6 +175,13 @@ impl ListenerSettings {
     }
 }
 
+impl TlsSettings {
+    /// Whether clients are who their certificates say.
+    pub fn names_users(&self) -> bool {
+        self.use_identity_as_username || self.use_subject_as_username
+    }
+}
+
 impl Default for ListenerSettings {
     /// This machine only, at a port of the system's choice.
     fn default() -> Self {

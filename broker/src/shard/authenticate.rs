@@ -49,6 +49,8 @@ pub enum Refusal {
     Reloaded,
     /// The session of that client id belongs to another user.
     OthersSession,
+    /// The listener takes the user's name from a certificate, and there is none, or it has no name.
+    NoCertificate,
     /// SCRAM, or another method, has failed.
     Method,
 }
@@ -69,6 +71,21 @@ impl Shard {
         let listener = Arc::clone(&connection.listener);
         let anonymous = allows_anonymous(&settings, &listener);
         let password = connect.password.take();
+        if let Some(tls) = listener.tls.as_ref().filter(|tls| tls.names_users()) {
+            // Whoever proves a name by certificate needs no password for it, and no other name.
+            let name = connection.identity.as_ref().and_then(|identity| {
+                if tls.use_identity_as_username {
+                    identity.common_name.clone()
+                } else {
+                    Some(identity.subject.clone())
+                }
+            });
+            let Some(name) = name.filter(|name| !name.is_empty()) else {
+                return Err(Cause::NotAuthorised(Refusal::NoCertificate));
+            };
+            connect.username = Some(name);
+            return self.start_serving(now, id, *connect, assigned, None);
+        }
         // An empty user name is none, as in Mosquitto.
         let user = connect.username.take().filter(|user| !user.is_empty());
         let Some(user) = user else {
@@ -524,6 +541,9 @@ fn auth_packet(
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::NoCertificate => {
+                "no certificate with a name, and the listener takes the user from it"
+            }
             Self::Anonymous => "no user name, and allow_anonymous is false",
             Self::NoUsers => "no password_file says who that is, and allow_anonymous is false",
             Self::NoPassword => "no password",

@@ -44,6 +44,7 @@ use chacha20::ChaCha20Rng;
 use chacha20::rand_core::SeedableRng;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
+use nightjar_certs::Identity;
 use nightjar_codec::packet::Connect;
 use nightjar_codec::{Limits, ProtocolVersion, cut};
 use nightjar_storage::{Checkpoint, Durability, Journal, StoredMessage};
@@ -194,6 +195,8 @@ pub struct Connection {
     /// Its listener's durability is `memory`: what it is told does not wait for the journal, whatever is written later.
     from_memory: bool,
     listener: Arc<ListenerSettings>,
+    /// Who the client is by its certificate.
+    identity: Option<Arc<Identity>>,
     /// Until it is served.
     claimant: Option<Box<Claimant>>,
     /// What its user has proved to be that user with; for the next reload.
@@ -347,6 +350,7 @@ impl Shard {
             is_corked: false,
             from_memory: durability == Durability::Memory,
             listener: Arc::clone(listener),
+            identity: None,
             claimant: None,
             credential: None,
             needs: Needs::default(),
@@ -356,6 +360,13 @@ impl Shard {
         let id = ConnectionId { slot, generation };
         self.arm_connection(id, Some(deadline));
         id
+    }
+
+    /// Who the client of a connection is, by the certificate it has proven to own. To be called behind `open`.
+    pub fn identify(&mut self, id: ConnectionId, identity: &Arc<Identity>) {
+        if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
+            connection.identity = Some(Arc::clone(identity));
+        }
     }
 
     /// Bytes of a connection, cut anywhere. Where `has_unread` holds afterwards, call again after the end of the turn, be it

@@ -7,6 +7,7 @@
 pub(crate) mod opening;
 mod proxy;
 pub(crate) mod tcp;
+pub(crate) mod tls;
 pub(crate) mod unix;
 mod upgrade;
 mod websocket;
@@ -17,12 +18,16 @@ use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use nightjar_certs::{Identity, Listener};
+use rustls::ServerConnection;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::session::send_buffer::{BufferPool, SendBuffer};
+use tls::Secure;
 use websocket::WebSocket;
 
 /// An open connection on this thread's runtime.
@@ -42,11 +47,14 @@ pub struct Detached {
 pub(crate) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// Boxed: plain connections do not pay for it.
+    Tls(Box<Secure>),
 }
 
 enum DetachedStream {
     Tcp(std::net::TcpStream),
     Unix(std::os::unix::net::UnixStream),
+    Tls(Box<Self>, Box<ServerConnection>),
 }
 
 /// Who is at the other end, as far as the socket or a trusted proxy tells.
@@ -101,7 +109,7 @@ impl Transport {
         pool: &mut BufferPool,
     ) -> io::Result<bool> {
         if let Some(web) = &mut self.web {
-            return web.try_write(&self.stream, send, pool);
+            return web.try_write(&mut self.stream, send, pool);
         }
         while !send.is_empty() {
             let result = match send.as_single() {
@@ -120,15 +128,12 @@ impl Transport {
                 Err(error) => return Err(error),
             }
         }
-        Ok(true)
+        self.stream.send_accepted()
     }
 
     /// Ready when the socket takes bytes again.
     pub(crate) fn poll_write_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &self.stream {
-            Stream::Tcp(stream) => stream.poll_write_ready(context),
-            Stream::Unix(stream) => stream.poll_write_ready(context),
-        }
+        self.stream.poll_write_ready(context)
     }
 
     /// There is an answer of the transport itself to be written, such as to a ping.
@@ -139,7 +144,7 @@ impl Transport {
 
     /// The peer is to hear why, so the socket is not just dropped.
     pub(crate) fn parts_politely(&self) -> bool {
-        self.web.is_some()
+        self.web.is_some() || matches!(self.stream, Stream::Tls(_))
     }
 
     /// Sends FIN behind the last bytes and reads what the peer still says, so that the kernel does not reset the connection
@@ -148,7 +153,7 @@ impl Transport {
         if let Some(web) = &mut self.web {
             web.say_goodbye();
             let (mut nothing, mut pool) = (SendBuffer::default(), BufferPool::default());
-            while let Ok(false) = web.try_write(&self.stream, &mut nothing, &mut pool) {
+            while let Ok(false) = web.try_write(&mut self.stream, &mut nothing, &mut pool) {
                 if self.stream.writable().await.is_err() {
                     return;
                 }
@@ -157,13 +162,23 @@ impl Transport {
         self.stream.part().await;
     }
 
-    pub(crate) fn detach(self) -> io::Result<Detached> {
-        let stream = match self.stream {
-            Stream::Tcp(stream) => DetachedStream::Tcp(stream.into_std()?),
-            Stream::Unix(stream) => DetachedStream::Unix(stream.into_std()?),
+    /// The same connection with TLS on it, and who the client is by its certificate. `now`: the wall clock.
+    pub(crate) async fn secure(
+        self,
+        listener: &Listener,
+        now: Duration,
+    ) -> Result<(Self, Option<Identity>), tls::Refused> {
+        let (secure, identity) = Secure::accept(self.stream, listener, now).await?;
+        let transport = Self {
+            stream: Stream::Tls(Box::new(secure)),
+            web: self.web,
         };
+        Ok((transport, identity))
+    }
+
+    pub(crate) fn detach(self) -> io::Result<Detached> {
         Ok(Detached {
-            stream,
+            stream: self.stream.detach()?,
             web: self.web,
         })
     }
@@ -172,18 +187,37 @@ impl Transport {
 impl Detached {
     /// Belongs to the runtime of this thread from here on.
     pub(crate) fn attach(self) -> io::Result<Transport> {
-        let stream = match self.stream {
-            DetachedStream::Tcp(stream) => Stream::Tcp(TcpStream::from_std(stream)?),
-            DetachedStream::Unix(stream) => Stream::Unix(UnixStream::from_std(stream)?),
-        };
         Ok(Transport {
-            stream,
+            stream: self.stream.attach()?,
             web: self.web,
         })
     }
 }
 
+impl DetachedStream {
+    fn attach(self) -> io::Result<Stream> {
+        Ok(match self {
+            Self::Tcp(stream) => Stream::Tcp(TcpStream::from_std(stream)?),
+            Self::Unix(stream) => Stream::Unix(UnixStream::from_std(stream)?),
+            Self::Tls(below, session) => {
+                Stream::Tls(Box::new(Secure::join(below.attach()?, *session)))
+            }
+        })
+    }
+}
+
 impl Stream {
+    fn detach(self) -> io::Result<DetachedStream> {
+        Ok(match self {
+            Self::Tcp(stream) => DetachedStream::Tcp(stream.into_std()?),
+            Self::Unix(stream) => DetachedStream::Unix(stream.into_std()?),
+            Self::Tls(secure) => {
+                let (below, session) = secure.split();
+                DetachedStream::Tls(Box::new(below.detach()?), Box::new(session))
+            }
+        })
+    }
+
     #[inline]
     fn poll_read(
         &mut self,
@@ -194,8 +228,26 @@ impl Stream {
         match self {
             Self::Tcp(stream) => ready!(Pin::new(stream).poll_read(context, &mut read))?,
             Self::Unix(stream) => ready!(Pin::new(stream).poll_read(context, &mut read))?,
+            Self::Tls(secure) => return secure.poll_read(context, buffer),
         }
         Poll::Ready(Ok(read.filled().len()))
+    }
+
+    fn poll_write_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_write_ready(context),
+            Self::Unix(stream) => stream.poll_write_ready(context),
+            Self::Tls(secure) => secure.below().poll_write_ready(context),
+        }
+    }
+
+    /// What was accepted and is not in the socket yet. False: the socket takes no more now.
+    #[inline]
+    fn send_accepted(&mut self) -> io::Result<bool> {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => Ok(true),
+            Self::Tls(secure) => secure.send(),
+        }
     }
 
     async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -203,18 +255,20 @@ impl Stream {
     }
 
     #[inline]
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+    fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.try_write(bytes),
             Self::Unix(stream) => stream.try_write(bytes),
+            Self::Tls(secure) => secure.try_write(bytes),
         }
     }
 
     #[inline]
-    fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    fn try_write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.try_write_vectored(slices),
             Self::Unix(stream) => stream.try_write_vectored(slices),
+            Self::Tls(secure) => secure.try_write_vectored(slices),
         }
     }
 
@@ -222,10 +276,11 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.writable().await,
             Self::Unix(stream) => stream.writable().await,
+            Self::Tls(secure) => Box::pin(secure.below().writable()).await,
         }
     }
 
-    async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+    async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             self.writable().await?;
             match self.try_write(bytes) {
@@ -243,6 +298,15 @@ impl Stream {
         let shut = match self {
             Self::Tcp(stream) => SockRef::from(&*stream).shutdown(Shutdown::Write),
             Self::Unix(stream) => SockRef::from(&*stream).shutdown(Shutdown::Write),
+            Self::Tls(secure) => {
+                secure.say_goodbye();
+                while let Ok(false) = secure.send() {
+                    if Box::pin(secure.below().writable()).await.is_err() {
+                        return;
+                    }
+                }
+                return Box::pin(secure.below_mut().part()).await;
+            }
         };
         if shut.is_err() {
             return;

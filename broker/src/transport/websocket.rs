@@ -115,7 +115,7 @@ impl WebSocket {
     /// Writes as the socket takes it: the frame that was begun, then a pong, then the next frame of what waits.
     pub(super) fn try_write(
         &mut self,
-        stream: &Stream,
+        stream: &mut Stream,
         send: &mut SendBuffer,
         pool: &mut BufferPool,
     ) -> io::Result<bool> {
@@ -124,7 +124,7 @@ impl WebSocket {
                 && self.payload_left == 0
                 && !self.begin_frame(send)
             {
-                return Ok(true);
+                return stream.send_accepted();
             }
             let mut slices = [IoSlice::new(&[]); SLICES];
             let (first, rest) = slices.split_first_mut().expect("the array is not empty");
@@ -133,7 +133,7 @@ impl WebSocket {
             let filled = send.slices_within(self.payload_left, rest) + 1;
             if head.is_empty() && filled == 1 {
                 // The rest of a frame is gone with the connection's buffer; nothing can be said any more.
-                return Ok(true);
+                return stream.send_accepted();
             }
             let offered = slices.get(..filled).unwrap_or_default();
             let count = match stream.try_write_vectored(offered) {
