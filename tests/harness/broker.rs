@@ -28,6 +28,8 @@ pub struct Broker {
 pub struct Options {
     arguments: Vec<String>,
     toml: Option<String>,
+    /// What the file of that text is called; how it ends decides the language.
+    file_name: Option<&'static str>,
     environment: Vec<(String, String)>,
 }
 
@@ -161,6 +163,13 @@ impl Options {
         self
     }
 
+    /// The text of a mosquitto.conf, passed with `-c`; `{port}` stands for the chosen port.
+    pub fn mosquitto_conf(mut self, text: &str) -> Self {
+        self.toml = Some(text.to_owned());
+        self.file_name = Some("mosquitto.conf");
+        self
+    }
+
     /// Adds an environment variable.
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
@@ -198,7 +207,7 @@ impl Options {
         let mut toml_file = None;
         if let Some(toml) = &self.toml {
             let file = TemporaryFile::new(
-                "nightjar.toml",
+                self.file_name.unwrap_or("nightjar.toml"),
                 &toml
                     .replace("{port}", &port.to_string())
                     .replace("{second_port}", &second_port.to_string()),
@@ -220,7 +229,8 @@ impl Options {
                 .toml
                 .as_ref()
                 .is_some_and(|toml| toml.contains("data_directory"));
-        if !keeps {
+        // A mosquitto.conf keeps nothing unless it says so.
+        if !keeps && self.file_name.is_none() {
             command.arg("--ephemeral");
         }
         command

@@ -21,6 +21,7 @@
 //! | want | use |
 //! |---|---|
 //! | a broker with arguments, TOML (`-c`), environment | `Broker::options().argument("-v").toml("..").environment("K", "V").start()`; `{port}` in the TOML is replaced |
+//! | a mosquitto.conf instead | `Broker::options().mosquitto_conf("listener {port} 127.0.0.1")` |
 //! | its port, pid, memory, log | `broker.port`, `.process_id()`, `.resident_bytes()`, `.log()`, `.wait_for_log("text")` |
 //! | SIGTERM and the exit status | `broker.terminate()`; bounded by 10 s |
 //! | a TCP connection and nothing else | `Client::open(&broker)` |

@@ -204,6 +204,12 @@ impl Session {
         } else {
             topic
         };
+        let bound = u64::from(out.settings.payload_bytes_max);
+        if bound != 0 && publish.payload.len() as u64 > bound {
+            out.counters.dropped_too_large += 1;
+            self.refuse(publish, ReasonCode::ImplementationSpecificError, out)?;
+            return Ok(Inbound::Refused);
+        }
         let name = topic.name(publish.topic);
         if link.refused_at.is_some() && publish.qos > QoS::AtMostOnce {
             // It will come again behind the one that was refused, in the order in which it was sent [MQTT-4.6.0-1].

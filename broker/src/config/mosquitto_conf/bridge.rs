@@ -95,6 +95,9 @@ pub(super) fn address(draft: &mut Draft, given: Given<'_>) -> Outcome {
 
 /// `topic PATTERN [DIRECTION [QOS [LOCAL REMOTE]]]`.
 pub(super) fn topic(draft: &mut Draft, given: Given<'_>) -> Outcome {
+    if let Some(bridge) = draft.bridge() {
+        bridge.has_topic = true;
+    }
     let parts = parts(given.text())?;
     let part = |index: usize| parts.get(index).map(String::as_str);
     match part(1) {
@@ -136,9 +139,6 @@ pub(super) fn topic(draft: &mut Draft, given: Given<'_>) -> Outcome {
             );
         }
     }
-    if let Some(bridge) = draft.bridge() {
-        bridge.has_topic = true;
-    }
     read_only()
 }
 
@@ -174,7 +174,7 @@ pub(super) fn restart_timeout(_draft: &mut Draft, given: Given<'_>) -> Outcome {
         && cap < base
     {
         return Err(format!(
-            "backoff cap is lower than the base in restart_timeout ({cap} after {base}). Write the smaller number first."
+            "backoff cap is lower than the base in restart_timeout. {cap} stands after {base}; write the smaller number first."
         ));
     }
     read_only()

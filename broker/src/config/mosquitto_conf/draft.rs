@@ -235,6 +235,7 @@ impl Draft {
         let mut listeners: Vec<Listener> = Vec::new();
         listeners.extend(self.default_listener.take().filter(Listener::is_wanted));
         listeners.append(&mut self.listeners);
+        leave_out_http_api(&mut listeners, notes);
         self.settings.local_only = listeners.is_empty();
         let anonymous = self.security.allow_anonymous;
         self.settings.security = self.security.settings;
@@ -324,6 +325,21 @@ impl Draft {
         settings.receive_bytes_max = settings.receive_bytes_max.max(packet);
         settings.qos2_unreleased_bytes_max = settings.qos2_unreleased_bytes_max.max(packet);
     }
+}
+
+/// Clients can do without it, where there is another listener for them.
+fn leave_out_http_api(listeners: &mut Vec<Listener>, notes: &mut Vec<Note>) {
+    let is_api = |listener: &Listener| listener.settings.protocol == ListenerProtocol::HttpApi;
+    if listeners.iter().all(is_api) {
+        return;
+    }
+    for api in listeners.iter().filter(|listener| is_api(listener)) {
+        notes.push(Note {
+            place: Some(api.place.clone()),
+            text: "this listener is left out: protocol http_api is not in this version; http_listener of nightjar.toml has metrics".into(),
+        });
+    }
+    listeners.retain(|listener| !is_api(listener));
 }
 
 impl Listener {
