@@ -299,6 +299,17 @@ fn names_are_as_prometheus_wants_them() {
         );
         assert!(manual.contains(name), "{name} is not in docs/metrics.md");
     }
+    // What the dashboard asks for is there.
+    let dashboard = include_str!("../../deploy/grafana.json");
+    assert!(serde_json::from_str::<serde_json::Value>(dashboard).is_ok());
+    for name in dashboard.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_') {
+        if name.starts_with("nightjar_") || name.starts_with("process_") {
+            assert!(
+                sheet.0.contains(&format!("# TYPE {name} ")),
+                "the dashboard asks for {name}"
+            );
+        }
+    }
     let promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
