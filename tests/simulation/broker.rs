@@ -6,9 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::IoSlice;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use nightjar::auth::Auth;
+use nightjar::auth::backoff::Backoff;
+use nightjar::auth::hash::{Cost, Hash};
+use nightjar::auth::{Auth, PasswordFile, Passwords, Request, Submitted, Verifier};
 use nightjar::clock::Now;
 use nightjar::exchange::Exchange;
 use nightjar::identity::{ConnectionId, ShardId};
@@ -65,6 +67,7 @@ pub(crate) struct Broker {
     pub(crate) life: u32,
     pub(crate) shards: Vec<Shard>,
     shared: Shared,
+    logins: Arc<Logins>,
     ends: BTreeMap<usize, End>,
     links: BTreeMap<(ShardId, ConnectionId), usize>,
     inputs: Vec<VecDeque<Input>>,
@@ -81,11 +84,42 @@ struct End {
     version: ProtocolVersion,
     door: Splitter,
     sent: Splitter,
+    /// Its CONNECT, while its password is being compared.
+    login: Option<Packet>,
     /// What came while the shard did not read.
     unread: VecDeque<Vec<u8>>,
     /// What the shard has read and left for later.
     left: Vec<u8>,
     closed: bool,
+}
+
+/// Passwords that are being compared.
+#[derive(Default)]
+struct Logins(Mutex<Vec<Request>>);
+
+impl Logins {
+    fn waiting(&self) -> MutexGuard<'_, Vec<Request>> {
+        self.0.lock().expect("nobody panics with it")
+    }
+}
+
+impl Verifier for Logins {
+    fn submit(&self, request: Request) -> Submitted {
+        self.waiting().push(request);
+        Submitted::Later
+    }
+}
+
+/// Where the users of all clients stand, in the worlds that have users.
+pub(crate) const PASSWORDS: &str = "passwords";
+pub(crate) const PASSWORD: &[u8] = b"of everybody";
+
+fn passwords() -> Arc<Passwords> {
+    let hash = Hash::make(Cost::Sha512, &[7; 12], PASSWORD);
+    let users: String = (0..10).map(|index| format!("c{index}:{hash}\n")).collect();
+    let file = PasswordFile::parse(users.as_bytes()).expect("these lines are good");
+    let files = [(PASSWORDS.into(), Arc::new(file))];
+    Arc::new(Passwords::new(files.into()))
 }
 
 /// How the present turn goes, as the seed has it.
@@ -103,13 +137,18 @@ impl Broker {
         engine: Option<&MemoryEngine>,
         now: Now,
     ) -> Self {
+        let logins = Arc::new(Logins::default());
         let shared = Shared {
             settings: Arc::clone(settings),
             exchange: Arc::new(Exchange::new(settings, shards, hash_seed)),
             post: Arc::new(PostOffice::new(shards, settings.mail_bytes_max)),
             methods: Arc::new([]),
-            auth: Auth::default(),
             authorization: Default::default(),
+            auth: Auth {
+                passwords: passwords(),
+                verifier: Arc::clone(&logins) as Arc<dyn Verifier>,
+                backoff: Arc::new(Backoff::new(hash_seed, 5)),
+            },
             journal: engine.map(|engine| Arc::new(engine.clone()) as Arc<dyn Journal>),
             hash_seed,
             client_id_seed: [u8::try_from(life % 256).expect("small"); 32],
@@ -132,6 +171,7 @@ impl Broker {
             life,
             shards,
             shared,
+            logins,
             ends: BTreeMap::new(),
             links: BTreeMap::new(),
             inputs: (0..count).map(|_| VecDeque::new()).collect(),
@@ -173,6 +213,7 @@ impl Broker {
     /// Nothing waits inside.
     pub(crate) fn is_at_rest(&self) -> bool {
         self.inputs.iter().all(VecDeque::is_empty)
+            && self.logins.waiting().is_empty()
             && self.unwritten.iter().all(BTreeSet::is_empty)
             && self
                 .shards
@@ -203,6 +244,7 @@ impl Broker {
                 self.take_in(place, input, now, model, effects);
             }
         }
+        self.answer_logins(place, now, random, model);
         self.read_what_waited(place, now, model, effects);
         let mut mail_is_left = false;
         for from in 0..self.shards.len() {
@@ -223,7 +265,9 @@ impl Broker {
         }
         self.write(place, now, &mood, random, model, effects);
         self.check_ends(model);
+        let is_here = |request: &Request| usize::from(request.shard) == place;
         mail_is_left
+            || self.logins.waiting().iter().any(is_here)
             || !self.inputs[place].is_empty()
             || !self.unwritten[place].is_empty()
             || self.shards[place].has_turn_to_end()
@@ -289,11 +333,35 @@ impl Broker {
             version: ProtocolVersion::V3_1_1,
             door: Splitter::default(),
             sent: Splitter::default(),
+            login: None,
             unread: VecDeque::new(),
             left: Vec::new(),
             closed: false,
         };
         self.ends.insert(link, end);
+    }
+
+    /// Verdicts on passwords come when they come, in any order, and also for connections that are gone.
+    fn answer_logins(&mut self, place: usize, now: Now, random: &mut Random, model: &mut Model) {
+        let mut later = Vec::new();
+        let waiting = std::mem::take(&mut *self.logins.waiting());
+        for request in waiting {
+            if usize::from(request.shard) != place || random.chance(50) {
+                later.push(request);
+                continue;
+            }
+            let id = request.connection;
+            log(|| format!("shard {place} hears of the password of {}", request.user));
+            self.shards[place].verified(now, id, request.verify());
+            let Some(link) = self.links.get(&(request.shard, id)) else {
+                continue;
+            };
+            let end = self.ends.get_mut(link);
+            if let Some(connect) = end.and_then(|end| end.login.take()) {
+                model.fed(*link, &connect);
+            }
+        }
+        self.logins.waiting().extend(later);
     }
 
     /// Bytes that waited because the shard did not read, and the end of the connections that have closed.
@@ -361,6 +429,9 @@ impl Broker {
         match shard.receive(now, end.id, piece) {
             Received::Continue => {
                 model.heard(link);
+                let of_end =
+                    |request: &Request| (request.shard, request.connection) == (end.shard, end.id);
+                let logs_in = end.login.is_none() && self.logins.waiting().iter().any(of_end);
                 let mut read = std::mem::take(&mut end.left);
                 read.extend_from_slice(piece);
                 end.left = read.split_off(read.len() - shard.unread_bytes(end.id));
@@ -376,7 +447,11 @@ impl Broker {
                             describe(&packet)
                         )
                     });
-                    model.fed(link, &packet);
+                    if logs_in && matches!(packet, Packet::Connect(_)) {
+                        end.login = Some(packet);
+                    } else {
+                        model.fed(link, &packet);
+                    }
                 }
             }
             Received::Move { home, unread } => {

@@ -14,6 +14,7 @@ use nightjar_codec::packet::{
 };
 use nightjar_codec::{Packet, PacketId, ProtocolVersion, QoS, ReasonCode, RetainHandling};
 
+use crate::broker::PASSWORD;
 use crate::log::log;
 use crate::model::{Message, Model};
 use crate::random::Random;
@@ -235,8 +236,8 @@ impl Client {
             keep_alive: self.keep_alive,
             client_id: self.name.as_str().into(),
             will,
-            username: None,
-            password: None,
+            username: Some(self.name.as_str().into()),
+            password: Some(PASSWORD.into()),
             properties,
         })));
     }

@@ -23,7 +23,7 @@ use nightjar::settings::Settings;
 use nightjar_storage::contract::check_integrity;
 use nightjar_storage::{Journal, JournalStatus, MemoryEngine, Owner};
 
-use crate::broker::{Broker, Effect, Input};
+use crate::broker::{Broker, Effect, Input, PASSWORDS};
 use crate::client::{Asked, Client, Kind, Phase};
 use crate::log::{log, set_now};
 use crate::model::{ClientFacts, Model};
@@ -185,6 +185,12 @@ impl World {
             will_restart_grace_seconds: *random.pick(&[0, 2, 30]),
             ..Settings::default()
         };
+        let mut settings = settings;
+        if random.chance(40) {
+            // Everybody has to log in, which takes its time.
+            settings.security.allow_anonymous = false;
+            settings.security.password_file = Some(PASSWORDS.into());
+        }
         let count = random.between(2, 6);
         let clients: Vec<Client> = (0..count)
             .map(|index| Client::new(usize::try_from(index).expect("few"), &mut random))
