@@ -66,7 +66,8 @@ fn a_verdict_for_a_connection_that_is_gone_is_for_nobody() {
     world.answer();
     assert_eq!(world.sent(served), CONNACK);
     world.shard.verified(at(0), served, Verdict::WrongPassword);
-    assert!(!world.shard.is_closing(served));
+    world.shard.receive(at(0), served, &[0xc0, 0]);
+    assert_eq!(world.sent(served), [0xd0, 0]);
 }
 
 #[test]
