@@ -30,6 +30,7 @@
 //! | a property section | `properties("11 L60 26 s'k' s'v'")` = length and bytes; as words: `packet("30", &format!("s't' {} 'x'", hex(&properties("01 01"))))` |
 //! | every byte up to the close | `client.receive_to_close()` |
 //! | frames of WebSocket | `WebClient::open(&broker)`, `.send(bytes)`, `.send_frame(0x89, ..)`, `.expect_close(1002)`; `bridge_to_web_socket` for what speaks TCP |
+//! | Mosquitto beside it | `Mosquitto::start(&program("mosquitto")?, directory, "acl_file ...")`, `.address` |
 //! | thousands of sockets | `raise_file_limit()` first |
 //! | longer waits (keep alive, will delay) | `client.set_timeout(Duration::from_secs(3))` |
 //! | waiting for something that is not a byte | `wait_until("what", Duration, \|\| condition)` |
@@ -41,6 +42,7 @@ mod broker;
 mod bytes;
 mod client;
 mod connect;
+mod mosquitto;
 mod web;
 
 pub use broker::{Broker, Options, TemporaryDirectory, binary};
@@ -49,6 +51,7 @@ pub use bytes::{
 };
 pub use client::{Client, Unexpected};
 pub use connect::Connect;
+pub use mosquitto::{Mosquitto, program};
 pub use web::{WebClient, WebFrame, bridge_to_web_socket, upgrade_request, web_frame};
 
 use std::time::{Duration, Instant};

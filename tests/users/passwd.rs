@@ -6,9 +6,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use harness::{Client, Connect, TemporaryDirectory};
+use harness::{Client, Connect, Mosquitto, TemporaryDirectory, program};
 
-use crate::mosquitto::{Mosquitto, program};
 use crate::world::{IVY, world_of};
 
 /// A directory with a path for a password file.

@@ -1,0 +1,4 @@
+//! The same requests to Mosquitto and to us, and the answers compared. Skipped loudly where Mosquitto is not installed; a failure where
+//! CI is set.
+
+mod rules;
