@@ -151,8 +151,9 @@ pub fn run(arguments: StoreArguments) -> Result<Outcome, StoreError> {
         if chosen.is_none()
             && let Some(file) = &arguments.config_file
         {
-            let settings =
-                config::load(file).map_err(|error| StoreError::Usage(CliError::Config(error)))?;
+            let settings = config::read(file)
+                .map_err(|error| StoreError::Usage(CliError::Config(error)))?
+                .settings;
             chosen = settings.data_directory;
         }
         Ok(data::directory(chosen.as_deref())?)

@@ -48,7 +48,7 @@ fn every_fault_of_a_nightjar_toml_is_told_at_once_with_exit_code_3() {
     }
 }
 
-/// Of a bridge, and of TLS: checked, and no broker starts without them.
+/// Of a bridge, and of a listener with nothing but http_api: checked, and no broker starts without them.
 #[test]
 fn what_this_version_cannot_be_is_right_but_does_not_start() {
     let directory = TemporaryDirectory::new("faults");
@@ -58,8 +58,8 @@ fn what_this_version_cannot_be_is_right_but_does_not_start() {
             ":1: connection 'up': bridges are not in this version",
         ),
         (
-            "listener 8883 127.0.0.1\ncertfile c.pem\nkeyfile k.pem\n",
-            "asks for TLS",
+            "listener 9883 127.0.0.1\nprotocol http_api\n",
+            "asks for the protocol http_api",
         ),
     ];
     for (text, expected) in cases {

@@ -336,7 +336,7 @@ fn leave_out_http_api(listeners: &mut Vec<Listener>, notes: &mut Vec<Note>) {
     for api in listeners.iter().filter(|listener| is_api(listener)) {
         notes.push(Note {
             place: Some(api.place.clone()),
-            text: "this listener is left out: protocol http_api is not in this version; http_listener of nightjar.toml has metrics".into(),
+            text: "this listener is left out: protocol http_api is not in this version; --http-listener ADDR serves metrics and health".into(),
         });
     }
     listeners.retain(|listener| !is_api(listener));
