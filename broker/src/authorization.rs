@@ -20,6 +20,15 @@ pub struct Authorization {
 }
 
 impl Authorization {
+    /// Says what in the files is not what its author will have meant.
+    pub fn log_warnings(&self) {
+        for rules in self.files() {
+            for warning in rules.warnings() {
+                tracing::warn!("{} ({}, line {})", warning.text, rules.file(), warning.line);
+            }
+        }
+    }
+
     /// Reads every `acl_file` that the settings name.
     ///
     /// # Errors

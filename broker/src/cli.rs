@@ -21,7 +21,8 @@ use std::path::PathBuf;
 
 /// Reads the arguments, the program's own name first, and the configuration file they name.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, CliError> {
-    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let given: Vec<OsString> = arguments.into_iter().collect();
+    let arguments = given.clone();
     let is_passwd = arguments.get(1).is_some_and(|word| word == "passwd");
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
@@ -52,6 +53,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
         settings: Settings::default(),
         config_file: arguments.config_file,
         ports_ignored: false,
+        daemon: arguments.daemon,
+        tls_keylog: arguments.tls_keylog.is_some(),
+        arguments: given,
         notes: Vec::new(),
     };
     let mut not_yet = Vec::new();
@@ -147,6 +151,12 @@ pub struct Start {
     pub config_file: Option<PathBuf>,
     /// `-p` was given, but the file defines listeners.
     pub ports_ignored: bool,
+    /// `-d`: in the background.
+    pub daemon: bool,
+    /// `--tls-keylog` was given.
+    pub tls_keylog: bool,
+    /// All of them, for the next reload.
+    pub arguments: Vec<OsString>,
     /// What of the file has no effect.
     pub notes: Vec<Note>,
 }
@@ -157,6 +167,11 @@ impl Start {
         tracing::info!("nightjar version {VERSION} starting");
         if let Some(path) = &self.config_file {
             tracing::info!("Config loaded from {}.", path.display());
+        } else {
+            tracing::info!("Using default config.");
+        }
+        if self.tls_keylog {
+            tracing::warn!("--tls-keylog has no effect in this version: no secrets are written.");
         }
         for note in &self.notes {
             tracing::warn!("{note}");
@@ -316,6 +331,14 @@ struct Arguments {
     /// FILE implies off
     #[arg(long, value_name = "ADDR")]
     http_listener: Option<String>,
+
+    /// Go on in the background when it serves
+    #[arg(short = 'd', long, overrides_with = "daemon")]
+    daemon: bool,
+
+    /// Accepted, and without effect in this version: no secrets of TLS connections are written
+    #[arg(long, value_name = "FILE")]
+    tls_keylog: Option<PathBuf>,
 
     /// Log everything, every packet too; overrides FILE
     #[arg(short = 'v', long, overrides_with = "verbose")]

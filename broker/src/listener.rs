@@ -7,19 +7,21 @@ pub mod tls;
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use listenfd::ListenFd;
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::identity::ShardId;
 use crate::logging::NOTICE;
-use crate::settings::{Endpoint, ListenerProtocol, ListenerSettings, Settings};
+use crate::settings::{Endpoint, ListenerProtocol, ListenerSettings};
 use crate::transport::unix::SocketFile;
 use crate::transport::{Detached, Peer, tcp, unix};
-use crate::worker::{Directory, Handover, Order};
+use crate::worker::{Acceptors, Directory, Handover, Order};
 
 use tls::Handshakes;
 
@@ -28,7 +30,7 @@ pub struct Door {
     socket: ListeningSocket,
     /// `None`: a Unix socket.
     port: Option<u16>,
-    listener: Arc<ListenerSettings>,
+    endpoint: Endpoint,
     /// Open connections of the listener, of all its endpoints.
     connections: Arc<AtomicU64>,
     /// What it serves TLS with, the same for all its endpoints.
@@ -42,40 +44,98 @@ enum ListeningSocket {
         /// What its clients are called.
         path: Arc<str>,
         /// Removed when the door is closed.
-        _file: SocketFile,
+        /// `None`: the service manager made it, and keeps it.
+        _file: Option<SocketFile>,
     },
 }
 
-/// Opens every endpoint of a listener, and says so.
-pub fn open(listener: &Arc<ListenerSettings>) -> Result<Vec<Door>, (Endpoint, io::Error)> {
-    let connections = Arc::default();
-    let secure = tls::Current::load(listener)
-        .map(|loaded| loaded.map(Arc::new))
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error));
-    let open_one = |endpoint: &Endpoint| {
-        check_is_served(listener)?;
-        let tls = match &secure {
-            Ok(tls) => tls.clone(),
-            Err(error) => return Err(io::Error::new(error.kind(), error.to_string())),
+/// Sockets that the service manager has opened for us.
+pub struct Activated {
+    tcp: Vec<std::net::TcpListener>,
+    unix: Vec<std::os::unix::net::UnixListener>,
+}
+
+impl Activated {
+    pub fn none() -> Self {
+        Self {
+            tcp: Vec::new(),
+            unix: Vec::new(),
+        }
+    }
+
+    /// Those of `LISTEN_FDS`.
+    pub fn from_environment() -> io::Result<Self> {
+        let mut given = ListenFd::from_env();
+        let mut sockets = Self::none();
+        for place in 0..given.len() {
+            // It says what it is by being refused as what it is not.
+            if let Ok(Some(socket)) = given.take_tcp_listener(place) {
+                sockets.tcp.push(socket);
+            } else if let Some(socket) = given.take_unix_listener(place)? {
+                sockets.unix.push(socket);
+            }
+        }
+        Ok(sockets)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.tcp.is_empty() && self.unix.is_empty()
+    }
+
+    /// Where they are.
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        let tcp = self
+            .tcp
+            .iter()
+            .filter_map(|socket| socket.local_addr().ok());
+        let unix = self.unix.iter().filter_map(path_of);
+        tcp.map(Endpoint::Tcp)
+            .chain(unix.map(Endpoint::Unix))
+            .collect()
+    }
+
+    fn take_tcp(&mut self, address: SocketAddr) -> Option<std::net::TcpListener> {
+        let is_it =
+            |socket: &std::net::TcpListener| socket.local_addr().is_ok_and(|at| at == address);
+        let place = self.tcp.iter().position(is_it)?;
+        Some(self.tcp.swap_remove(place))
+    }
+
+    fn take_unix(&mut self, path: &Path) -> Option<std::os::unix::net::UnixListener> {
+        let is_it = |socket: &std::os::unix::net::UnixListener| {
+            path_of(socket).is_some_and(|at| at == path)
         };
-        let socket = open_socket(endpoint, listener)?;
-        Ok(Door {
-            port: socket.port(),
-            socket,
-            listener: Arc::clone(listener),
-            connections: Arc::clone(&connections),
-            tls,
-        })
-    };
-    let opened = listener
-        .endpoints
-        .iter()
-        .map(|endpoint| open_one(endpoint).map_err(|error: io::Error| (endpoint.clone(), error)));
-    opened.collect()
+        let place = self.unix.iter().position(is_it)?;
+        Some(self.unix.swap_remove(place))
+    }
+}
+
+fn path_of(socket: &std::os::unix::net::UnixListener) -> Option<PathBuf> {
+    let address = socket.local_addr().ok()?;
+    address.as_pathname().map(Path::to_owned)
+}
+
+/// Opens one endpoint of a listener, and says so. `connections` counts what all its endpoints have accepted; `tls` is what
+/// they serve with.
+pub fn open(
+    listener: &Arc<ListenerSettings>,
+    endpoint: &Endpoint,
+    connections: &Arc<AtomicU64>,
+    tls: Option<&Arc<tls::Current>>,
+    given: &mut Activated,
+) -> io::Result<Door> {
+    let socket = open_socket(endpoint, listener, given)?;
+    Ok(Door {
+        port: socket.port(),
+        socket,
+        endpoint: endpoint.clone(),
+        connections: Arc::clone(connections),
+        tls: tls.map(Arc::clone),
+    })
 }
 
 /// What is asked for and cannot be had is refused: nobody may speak in plain who was promised more.
-fn check_is_served(listener: &ListenerSettings) -> io::Result<()> {
+pub fn check_is_served(listener: &ListenerSettings) -> io::Result<()> {
     let missing = if listener.tls.is_some() && listener.proxy_protocol.is_some() {
         "a listener has either TLS or a PROXY header before it; the proxy in front speaks TLS"
     } else if listener.protocol == ListenerProtocol::HttpApi {
@@ -86,14 +146,24 @@ fn check_is_served(listener: &ListenerSettings) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::Unsupported, missing))
 }
 
-fn open_socket(endpoint: &Endpoint, listener: &ListenerSettings) -> io::Result<ListeningSocket> {
+fn open_socket(
+    endpoint: &Endpoint,
+    listener: &ListenerSettings,
+    given: &mut Activated,
+) -> io::Result<ListeningSocket> {
     let kind = match listener.protocol {
         ListenerProtocol::WebSocket => "websockets ",
         _ => "",
     };
     match endpoint {
         Endpoint::Tcp(address) => {
-            let socket = tcp::bind(*address, listener.bind_interface.as_deref())?;
+            let socket = match given.take_tcp(*address) {
+                Some(socket) => {
+                    socket.set_nonblocking(true)?;
+                    TcpListener::from_std(socket)?
+                }
+                None => tcp::bind(*address, listener.bind_interface.as_deref())?,
+            };
             let actual = socket.local_addr().unwrap_or(*address);
             let family = if actual.is_ipv4() { "ipv4" } else { "ipv6" };
             tracing::info!(
@@ -104,7 +174,16 @@ fn open_socket(endpoint: &Endpoint, listener: &ListenerSettings) -> io::Result<L
             Ok(ListeningSocket::Tcp(socket))
         }
         Endpoint::Unix(path) => {
-            let (socket, file) = unix::bind(path)?;
+            let (socket, file) = match given.take_unix(path) {
+                Some(socket) => {
+                    socket.set_nonblocking(true)?;
+                    (UnixListener::from_std(socket)?, None)
+                }
+                None => {
+                    let (socket, file) = unix::bind(path)?;
+                    (socket, Some(file))
+                }
+            };
             tracing::info!(
                 "Opening unix {kind}listen socket on path {}.",
                 path.display()
@@ -125,15 +204,12 @@ fn name_of_clients(path: &Path) -> Arc<str> {
 }
 
 /// Accepts for ever.
-pub async fn accept(
-    door: Door,
-    directory: Arc<Directory>,
-    shards: ShardId,
-    settings: Arc<Settings>,
-    handshakes: Option<Arc<Handshakes>>,
-) {
-    let connections_max = settings.connections_max;
-    let patience = Duration::from_secs(u64::from(settings.connect_timeout_seconds));
+pub async fn accept(door: Door, acceptors: Acceptors, handshakes: Option<Arc<Handshakes>>) {
+    let Acceptors {
+        directory,
+        shards,
+        settings,
+    } = acceptors;
     let mut reserve = File::open("/dev/null").ok();
     let mut is_paused = false;
     let mut next: ShardId = 0;
@@ -141,26 +217,40 @@ pub async fn accept(
         match door.socket.accept().await {
             Ok((stream, peer)) => {
                 is_paused = false;
-                if let Some(limit) = door.full(&directory, connections_max) {
+                // Those of the last reload.
+                let settings = Arc::clone(&settings.borrow());
+                let Some(listener) = settings.listener_at(&door.endpoint) else {
+                    continue;
+                };
+                if let Some(limit) = door.full(listener, &directory, settings.connections_max) {
                     directory.count_turned_away();
                     tracing::info!("Connection from {peer} refused: {limit} is reached.");
                     continue;
                 }
-                door.log_accepted(&peer);
+                if settings.log.connection_messages {
+                    door.log_accepted(&peer);
+                }
                 next = (next + 1) % shards;
                 let socket = Handover {
                     stream,
                     peer,
-                    listener: Arc::clone(&door.listener),
+                    listener: Arc::clone(listener),
                     identity: None,
                     counted: directory.count(&door.connections),
                     is_opened: false,
                 };
-                if let (Some(tls), Some(handshakes)) = (&door.tls, &handshakes) {
-                    handshakes.begin(socket, tls, patience, &directory, next);
-                } else {
-                    let unread = Vec::new();
-                    directory.send(next, Order::Serve { socket, unread });
+                let seconds = u64::from(settings.connect_timeout_seconds);
+                match (&door.tls, &handshakes) {
+                    (None, _) => {
+                        let unread = Vec::new();
+                        directory.send(next, Order::Serve { socket, unread });
+                    }
+                    (Some(tls), Some(handshakes)) => {
+                        let patience = Duration::from_secs(seconds);
+                        handshakes.begin(socket, tls, patience, &directory, next);
+                    }
+                    // Never in plain: the socket closes here.
+                    (Some(_), None) => drop(socket),
                 }
             }
             Err(error) if is_out_of_descriptors(&error) => {
@@ -194,9 +284,14 @@ impl Door {
     }
 
     /// The name of the bound that leaves no room for one more.
-    fn full(&self, directory: &Directory, connections_max: u64) -> Option<&'static str> {
+    fn full(
+        &self,
+        listener: &ListenerSettings,
+        directory: &Directory,
+        connections_max: u64,
+    ) -> Option<&'static str> {
         let open = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let own = self.listener.connections_max;
+        let own = listener.connections_max;
         if connections_max > 0 && open(&directory.connections) >= connections_max {
             Some("connections_max")
         } else if own.is_some_and(|own| open(&self.connections) >= own) {

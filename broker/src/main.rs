@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use nightjar::acl::{self, AclArguments};
 use nightjar::auth::passwd::{self, PasswdArguments};
 use nightjar::cli::{self, EXIT_INVALID, Invocation};
+use nightjar::process::{self, ProcessError};
 use nightjar::server::ServerError;
 use nightjar::store::{self, StoreError};
 use nightjar::{logging, server};
@@ -26,14 +27,28 @@ fn main() -> ExitCode {
             return ExitCode::from(error.exit_code());
         }
     };
+    if let Err(error) = process::set_umask() {
+        eprintln!("Error: {error}");
+        return ExitCode::from(EXIT_INVALID);
+    }
+    if start.daemon {
+        if !process::is_in_background() {
+            return process::run_in_background();
+        }
+        process::leave_terminal();
+    }
     logging::init(&start.settings);
     start.log();
-    match server::run(start.settings) {
+    match server::run(*start) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("Error: {error}");
             match error {
-                ServerError::Passwords(_) | ServerError::Rules(_) => ExitCode::from(EXIT_INVALID),
+                ServerError::Passwords(_)
+                | ServerError::Rules(_)
+                | ServerError::Process(
+                    ProcessError::UnknownUser(_) | ProcessError::NotANumber { .. },
+                ) => ExitCode::from(EXIT_INVALID),
                 _ => ExitCode::FAILURE,
             }
         }

@@ -6,9 +6,10 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use nix::errno::Errno;
+use tokio::signal::unix::{self, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
 
 use nightjar_storage::{Checkpoint, Journal, JournalStatus, RedbEngine, StorageError};
 
@@ -17,20 +18,25 @@ use crate::auth::pool::Pool;
 use crate::auth::scram::ScramSha512;
 use crate::auth::{Auth, LoadError, Passwords};
 use crate::authorization::{self, Authorization};
+use crate::cli::Start;
 use crate::clock::Clock;
 use crate::data;
+use crate::doors::Doors;
 use crate::exchange::Exchange;
 use crate::health::Health;
 use crate::http::{self, HttpServer, Pages, Rooms};
 use crate::identity::ShardId;
-use crate::listener::{self, tls::Handshakes};
+use crate::listener::Activated;
+use crate::logging;
 use crate::metrics::Metrics;
+use crate::process::{self, Notice, PidFile, ProcessError};
+use crate::reload::Reloader;
 use crate::session::authenticate::{ChallengeMethod, Method, Methods};
 use crate::settings::{Endpoint, Settings};
 use crate::shard::{PostOffice, Shared, restore_groups_and_retained};
 use crate::store::socket::SnapshotSocket;
 use crate::sys_topics::SysTopics;
-use crate::worker::{self, Directory, Order};
+use crate::worker::{self, Acceptors, Directory, Order};
 
 /// Why the broker could not start or go on.
 #[derive(Debug)]
@@ -43,6 +49,8 @@ pub enum ServerError {
     },
     /// The runtime or a thread could not be made.
     Start(io::Error),
+    /// The process could not become who it should be.
+    Process(ProcessError),
     /// Password files could not be used.
     Passwords(Vec<LoadError>),
     /// What is kept could not be opened or read.
@@ -52,28 +60,37 @@ pub enum ServerError {
 }
 
 /// Serves until SIGTERM or SIGINT.
-pub fn run(settings: Settings) -> Result<(), ServerError> {
+pub fn run(start: Start) -> Result<(), ServerError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(ServerError::Start)?;
     raise_descriptor_limit();
-    runtime.block_on(serve(Arc::new(settings)))
+    runtime.block_on(serve(start))
 }
 
-async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
+async fn serve(start: Start) -> Result<(), ServerError> {
+    // First: a signal that comes before it is expected ends the process.
+    let mut signals = Signals::new().map_err(ServerError::Start)?;
+    let mut settings = start.settings;
+    let mut given = Activated::from_environment().map_err(ServerError::Start)?;
+    if settings.local_only && !given.is_empty() {
+        settings.listen_only_at(given.endpoints());
+    }
+    let settings = Arc::new(settings);
     let passwords = Passwords::load(&settings).map_err(ServerError::Passwords)?;
     let rules_in_force = Authorization::load(&settings).map_err(ServerError::Rules)?;
-    for rules in rules_in_force.files() {
-        for warning in rules.warnings() {
-            tracing::warn!("{} ({}, line {})", warning.text, rules.file(), warning.line);
-        }
+    rules_in_force.log_warnings();
+    let mut doors = Doors::new();
+    let opened = doors
+        .prepare(&settings, &mut given)
+        .map_err(|(endpoint, error)| ServerError::Listen { endpoint, error })?;
+    for endpoint in given.endpoints() {
+        tracing::warn!(
+            "The service manager's socket {endpoint} belongs to no listener; closing it."
+        );
     }
-    let mut doors = Vec::new();
-    for listener in &settings.listeners {
-        let opened = listener::open(listener);
-        doors.extend(opened.map_err(|(endpoint, error)| ServerError::Listen { endpoint, error })?);
-    }
+    drop(given);
     let http =
         http::bind(settings.http_listener).map_err(|(address, error)| ServerError::Listen {
             endpoint: Endpoint::Tcp(address),
@@ -82,6 +99,15 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
     let health = Arc::new(Health::default());
     let pages = Arc::new(Pages::new(Arc::clone(&health)));
     let shards = shard_count(&settings);
+    let pid_file = settings.process.pid_file.as_deref().map(PidFile::write);
+    let pid_file = pid_file.transpose().map_err(ServerError::Process)?;
+    match process::becoming(&settings.process.user).map_err(ServerError::Process)? {
+        Some(becoming) => {
+            logging::give_files_to(becoming.user, becoming.group);
+            becoming.become_user().map_err(ServerError::Process)?;
+        }
+        None => process::warn_of_root(),
+    }
     // From here on there are other threads, and the process is who it will be.
     let http = http
         .map(|socket| HttpServer::start(socket, Arc::clone(&pages)))
@@ -91,8 +117,6 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
     let backups = store
         .as_ref()
         .and_then(|store| open_backups(store, &settings));
-    let mut terminate = signal(SignalKind::terminate()).map_err(ServerError::Start)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServerError::Start)?;
 
     let (directory, doorways) = Directory::new(shards);
     let directory = Arc::new(directory);
@@ -159,26 +183,21 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
     tokio::spawn(Arc::clone(&sys_topics).publish_every(settings.sys_interval_seconds));
     // Set once; nobody else does.
     let _ = pages.rooms.set(Rooms {
-        metrics,
+        metrics: Arc::clone(&metrics),
         sys_topics,
     });
-    let handshakes = doors
-        .iter()
-        .any(listener::Door::has_tls)
-        .then(Handshakes::start)
-        .transpose()
-        .map_err(ServerError::Start)?
-        .map(Arc::new);
-    let mut accepting = JoinSet::new();
-    for door in doors {
-        accepting.spawn(listener::accept(
-            door,
-            Arc::clone(&directory),
+    let (settings_now, settings_later) = watch::channel(Arc::clone(&settings));
+    let reloader = Reloader {
+        arguments: start.arguments,
+        settings: settings_now,
+        acceptors: Acceptors {
+            directory: Arc::clone(&directory),
             shards,
-            Arc::clone(&settings),
-            handshakes.clone(),
-        ));
-    }
+            settings: settings_later,
+        },
+        exchange: Arc::clone(&shared.exchange),
+    };
+    doors.commit(opened, &reloader.acceptors);
     if let Some(store) = &store {
         health.watch(store);
         // Ends with the runtime.
@@ -187,14 +206,47 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
     health.serving();
     tracing::info!("nightjar version {} running", crate::cli::VERSION);
 
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("Shutting down (SIGTERM)."),
-        _ = interrupt.recv() => tracing::info!("Shutting down (SIGINT)."),
-        Some(_) = accepting.join_next() => tracing::error!("Accepting has ended; shutting down."),
+    process::notify(Notice::Ready);
+    if start.daemon {
+        process::note_serving_in_background();
     }
+    // Both end with the runtime.
+    tokio::spawn(publish_log(Arc::clone(&directory)));
+    tokio::spawn(feed_watchdog(metrics));
+
+    loop {
+        let signal = tokio::select! {
+            signal = signals.next() => signal,
+            () = doors.ended() => {
+                tracing::error!("Accepting has ended; shutting down.");
+                break;
+            }
+        };
+        match signal {
+            Signal::Stop(name) => {
+                tracing::info!("Shutting down ({name}).");
+                break;
+            }
+            Signal::Reload => reload(&reloader, &mut doors),
+            Signal::Save => {
+                tokio::spawn(save(Arc::clone(&directory), shards, store.clone()));
+            }
+            Signal::Describe => {
+                for id in 0..shards {
+                    directory.send(id, Order::LogSubscriptions);
+                }
+            }
+            Signal::ReopenLog => {
+                logging::reopen();
+                tracing::info!("Log files are opened anew.");
+            }
+        }
+    }
+    let settings = Arc::clone(&reloader.settings.borrow());
+    process::notify(Notice::Stopping);
     health.stopping();
     // Nobody is let in to a house that is being closed: the ports are free from here on.
-    accepting.shutdown().await;
+    doors.close().await;
     let patience = Duration::from_secs(u64::from(settings.shutdown_timeout_seconds));
     // A will of one shard's client may be for a client of another, so all are published before anybody has to go.
     let (done, mut all_done) = mpsc::channel::<()>(1);
@@ -221,8 +273,126 @@ async fn serve(settings: Arc<Settings>) -> Result<(), ServerError> {
         finish(&store)?;
     }
     drop(http);
+    drop(pid_file);
     tracing::info!("nightjar version {} terminating", crate::cli::VERSION);
     Ok(())
+}
+
+fn reload(reloader: &Reloader, doors: &mut Doors) {
+    process::notify(Notice::Reloading);
+    tracing::info!("Reloading config.");
+    match reloader.reload(doors) {
+        Ok(()) => {
+            tracing::info!("Config reloaded.");
+            process::notify(Notice::Reloaded("Config reloaded."));
+        }
+        Err(error) => {
+            for line in error.to_string().lines() {
+                tracing::error!("{line}");
+            }
+            tracing::error!("The config was not reloaded: everything stays as it was.");
+            process::notify(Notice::Reloaded("The config was not reloaded."));
+        }
+    }
+}
+
+/// Everything that is kept is on disk when it has been said.
+async fn save(directory: Arc<Directory>, shards: ShardId, store: Option<Arc<RedbEngine>>) {
+    let Some(store) = store else {
+        tracing::info!("Nothing is saved: persistence is off.");
+        return;
+    };
+    tracing::info!("Saving in-memory database to {}.", store.path());
+    let (done, mut all_done) = mpsc::channel::<()>(1);
+    for id in 0..shards {
+        directory.send(id, Order::Save { done: done.clone() });
+    }
+    drop(done);
+    // Nothing is sent: it ends when the last worker has let go of it.
+    let _ = all_done.recv().await;
+    let flushed = tokio::task::spawn_blocking(move || finish(&store)).await;
+    match flushed {
+        Ok(Ok(())) => tracing::info!("Saved."),
+        Ok(Err(error)) => tracing::error!("Not saved: {error}."),
+        Err(_) => {}
+    }
+}
+
+/// Brings log lines to `$SYS/broker/log/+`.
+async fn publish_log(directory: Arc<Directory>) {
+    let Some(lines) = logging::topic_lines() else {
+        return;
+    };
+    loop {
+        lines.changed().await;
+        let messages = lines.take();
+        if !messages.is_empty() {
+            directory.send(0, Order::PublishOwn { messages });
+        }
+        // Publishing may make lines: what that adds up to is bounded by time as well.
+        tokio::time::sleep(LOG_PAUSE).await;
+    }
+}
+
+/// Tells the service manager that the broker is alive, as long as every shard answers.
+async fn feed_watchdog(metrics: Arc<Metrics>) {
+    let Some(limit) = process::watchdog() else {
+        return;
+    };
+    let mut interval = tokio::time::interval(limit / 3);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        match metrics.report().await.silent_shards {
+            0 => process::notify(Notice::Watchdog),
+            silent => tracing::warn!(
+                "{silent} shards do not answer; the watchdog is not told that all is well."
+            ),
+        }
+    }
+}
+
+/// What a signal asks for.
+enum Signal {
+    Stop(&'static str),
+    Reload,
+    Save,
+    Describe,
+    ReopenLog,
+}
+
+/// The signals that have a meaning here.
+struct Signals {
+    terminate: unix::Signal,
+    interrupt: unix::Signal,
+    reload: unix::Signal,
+    save: unix::Signal,
+    describe: unix::Signal,
+    reopen: unix::Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reload: signal(SignalKind::hangup())?,
+            save: signal(SignalKind::user_defined1())?,
+            describe: signal(SignalKind::user_defined2())?,
+            reopen: signal(SignalKind::from_raw(process::first_realtime_signal()))?,
+        })
+    }
+
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.terminate.recv() => Signal::Stop("SIGTERM"),
+            _ = self.interrupt.recv() => Signal::Stop("SIGINT"),
+            _ = self.reload.recv() => Signal::Reload,
+            _ = self.save.recv() => Signal::Save,
+            _ = self.describe.recv() => Signal::Describe,
+            _ = self.reopen.recv() => Signal::ReopenLog,
+        }
+    }
 }
 
 /// A broker without it still does everything else.
@@ -327,8 +497,13 @@ fn test_hook(name: &str) -> Option<String> {
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Listen { endpoint, error } => write!(f, "cannot listen on {endpoint}: {error}"),
+            // The first words are Mosquitto's.
+            Self::Listen { endpoint, error } => match error.raw_os_error() {
+                Some(code) => write!(f, "{} ({endpoint}).", Errno::from_raw(code).desc()),
+                None => write!(f, "cannot listen on {endpoint}: {error}"),
+            },
             Self::Start(error) => write!(f, "cannot start: {error}"),
+            Self::Process(error) => error.fmt(f),
             Self::Passwords(errors) => {
                 let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
                 f.write_str(&lines.join("\nError: "))
@@ -342,3 +517,5 @@ impl fmt::Display for ServerError {
 impl std::error::Error for ServerError {}
 
 const SHARDS_MAX: usize = 256;
+/// Between two publications of log lines.
+const LOG_PAUSE: Duration = Duration::from_millis(100);

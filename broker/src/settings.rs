@@ -263,6 +263,28 @@ impl Settings {
         })
     }
 
+    /// Takes sockets that were opened for us in the place of the default ones. Nobody chose who may come in through them, so
+    /// without a name that is only who is on this machine.
+    pub fn listen_only_at(&mut self, endpoints: Vec<Endpoint>) {
+        let listener = |endpoint: Endpoint| {
+            let is_local = match &endpoint {
+                Endpoint::Tcp(address) => address.ip().is_loopback(),
+                Endpoint::Unix(_) => true,
+            };
+            let mut listener = ListenerSettings::at(endpoint);
+            listener.allow_anonymous = (!is_local).then_some(false);
+            Arc::new(listener)
+        };
+        self.listeners = endpoints.into_iter().map(listener).collect();
+    }
+
+    /// The listener that accepts at an endpoint.
+    pub fn listener_at(&self, endpoint: &Endpoint) -> Option<&Arc<ListenerSettings>> {
+        self.listeners
+            .iter()
+            .find(|listener| listener.endpoints.contains(endpoint))
+    }
+
     /// True when no client can be accepted: nobody without a name, and there are no names.
     pub fn refuses_everybody(&self) -> bool {
         self.listeners.iter().all(|listener| {

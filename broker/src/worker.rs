@@ -16,7 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::LocalSet;
 
 use nightjar_certs::Identity;
@@ -27,8 +27,8 @@ use crate::clock::{Clock, Now};
 use crate::connection::{self, Socket};
 use crate::identity::{ConnectionId, ShardId};
 use crate::session::counters::Counters;
-use crate::settings::ListenerSettings;
-use crate::shard::{Received, Shard, Shared};
+use crate::settings::{ListenerSettings, Settings};
+use crate::shard::{Received, Reloaded, Shard, Shared};
 use crate::transport::{Detached, Peer};
 
 /// How to reach the workers from other threads.
@@ -57,6 +57,12 @@ pub enum Order {
         connection: ConnectionId,
         verdict: Verdict,
     },
+    /// Take other settings and users.
+    Reload(Arc<Reloaded>),
+    /// Give the journal what may wait. Dropping `done` says so.
+    Save { done: mpsc::Sender<()> },
+    /// Write who has subscribed to what into the log.
+    LogSubscriptions,
     /// Publish every will and hand over the mail that makes. Dropping `done` says so.
     PublishWills { done: mpsc::Sender<()> },
     /// Tell what has been counted.
@@ -67,6 +73,14 @@ pub enum Order {
     PublishOwn { messages: Vec<(Box<str>, Box<str>)> },
     /// Say goodbye to everybody and stop when the last connection is gone.
     ShutDown { patience: Duration },
+}
+
+/// What the tasks that accept need to know.
+#[derive(Clone)]
+pub struct Acceptors {
+    pub directory: Arc<Directory>,
+    pub shards: ShardId,
+    pub settings: watch::Receiver<Arc<Settings>>,
 }
 
 /// A socket between two runtimes.
@@ -319,6 +333,20 @@ async fn obey(worker: Rc<RefCell<Worker>>, mut orders: mpsc::UnboundedReceiver<O
                 }
                 worker.after_input();
             }
+            Order::Reload(reloaded) => {
+                let mut worker = worker.borrow_mut();
+                let now = worker.now();
+                worker.shard.reload(now, &reloaded);
+                worker.after_input();
+            }
+            Order::Save { done } => {
+                let mut worker = worker.borrow_mut();
+                worker.shard.save();
+                worker.flush();
+                worker.after_input();
+                drop(done);
+            }
+            Order::LogSubscriptions => worker.borrow().shard.log_subscriptions(),
             Order::PublishWills { done } => {
                 let mut worker = worker.borrow_mut();
                 let now = worker.now();

@@ -54,7 +54,7 @@ pub struct Exchange {
 #[derive(Debug)]
 pub struct Bounded {
     value: AtomicU64,
-    maximum: u64,
+    maximum: AtomicU64,
 }
 
 impl Exchange {
@@ -83,6 +83,16 @@ impl Exchange {
             next_group: AtomicU64::new(1),
             next_message_id: AtomicU64::new(1),
         }
+    }
+
+    /// Takes other bounds.
+    pub fn apply(&self, settings: &Settings) {
+        self.sessions.set_maximum(settings.sessions_max);
+        self.subscription_count
+            .set_maximum(settings.subscriptions_max);
+        self.will_bytes.set_maximum(settings.will_bytes_max);
+        self.retained
+            .set_limits(settings.retained_count_max, settings.retained_bytes_max);
     }
 
     /// The shard a client id lives on, for as long as its session does (D13). `assigned` names the shard for an id that
@@ -191,18 +201,23 @@ impl Bounded {
     fn new(maximum: u64) -> Self {
         Self {
             value: AtomicU64::new(0),
-            maximum,
+            maximum: AtomicU64::new(maximum),
         }
     }
 
     /// Takes `amount`, unless that would pass the maximum.
     pub fn take(&self, amount: u64) -> bool {
         let before = self.value.fetch_add(amount, Ordering::Relaxed);
-        if before.saturating_add(amount) > self.maximum {
+        if before.saturating_add(amount) > self.maximum.load(Ordering::Relaxed) {
             self.value.fetch_sub(amount, Ordering::Relaxed);
             return false;
         }
         true
+    }
+
+    /// What is there already stays, be it above the new maximum.
+    fn set_maximum(&self, maximum: u64) {
+        self.maximum.store(maximum, Ordering::Relaxed);
     }
 
     /// Takes `amount` for what exists already, whatever the maximum.

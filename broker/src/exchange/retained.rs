@@ -108,7 +108,8 @@ impl<M> RetainedStore<M> {
                 count: AtomicU64::new(0),
                 bytes: AtomicU64::new(0),
                 own: AtomicU64::new(0),
-                limits,
+                count_max: AtomicU64::new(limits.count_max),
+                bytes_max: AtomicU64::new(limits.bytes_max),
             },
             sweep: Mutex::new(Sweep::default()),
         }
@@ -244,6 +245,12 @@ impl<M> RetainedStore<M> {
     /// How many messages are held, expired ones included until they are swept.
     pub fn len(&self) -> u64 {
         self.totals.count.load(Ordering::Relaxed)
+    }
+
+    /// Takes other bounds. What is there already stays.
+    pub fn set_limits(&self, count_max: u64, bytes_max: u64) {
+        self.totals.count_max.store(count_max, Ordering::Relaxed);
+        self.totals.bytes_max.store(bytes_max, Ordering::Relaxed);
     }
 
     /// How many messages of the broker's own are held besides.
@@ -546,13 +553,14 @@ struct Totals {
     bytes: AtomicU64,
     /// Messages of the broker's own, which are in neither.
     own: AtomicU64,
-    limits: RetainedLimits,
+    count_max: AtomicU64,
+    bytes_max: AtomicU64,
 }
 
 impl Totals {
     fn add(&self, bytes: u64) -> Result<(), RetainedFull> {
-        reserve(&self.bytes, bytes, self.limits.bytes_max)?;
-        reserve(&self.count, 1, self.limits.count_max).inspect_err(|_| {
+        reserve(&self.bytes, bytes, self.bytes_max.load(Ordering::Relaxed))?;
+        reserve(&self.count, 1, self.count_max.load(Ordering::Relaxed)).inspect_err(|_| {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         })
     }
@@ -564,7 +572,11 @@ impl Totals {
             return Ok(());
         }
         if bytes > before {
-            return reserve(&self.bytes, bytes - before, self.limits.bytes_max);
+            return reserve(
+                &self.bytes,
+                bytes - before,
+                self.bytes_max.load(Ordering::Relaxed),
+            );
         }
         self.bytes.fetch_sub(before - bytes, Ordering::Relaxed);
         Ok(())
@@ -582,11 +594,14 @@ impl Totals {
     fn would_fit(&self, existing: Option<u64>, bytes: u64) -> bool {
         let has_room = |growth| {
             let sum = self.bytes.load(Ordering::Relaxed).checked_add(growth);
-            sum.is_some_and(|sum| sum <= self.limits.bytes_max)
+            sum.is_some_and(|sum| sum <= self.bytes_max.load(Ordering::Relaxed))
         };
         match existing.filter(|before| *before != OWN) {
             Some(before) => bytes <= before || has_room(bytes - before),
-            None => self.count.load(Ordering::Relaxed) < self.limits.count_max && has_room(bytes),
+            None => {
+                self.count.load(Ordering::Relaxed) < self.count_max.load(Ordering::Relaxed)
+                    && has_room(bytes)
+            }
         }
     }
 }

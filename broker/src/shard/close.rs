@@ -35,6 +35,8 @@ pub enum Cause {
     NotAuthorised(Refusal),
     /// After a reload its user is gone, or has another password.
     NoLongerAuthorised,
+    /// After a reload nobody listens any more where it came in.
+    ListenerGone,
     /// More than a client may send before it has its CONNACK.
     TooMuchBeforeConnack,
     /// CONNECT is fine, but the client does not take a packet as large as its CONNACK.
@@ -420,6 +422,7 @@ impl Cause {
             Self::Violation(_) | Self::NotConnect => Closed::ProtocolError,
             Self::Refused(_) | Self::NotAuthorised(_) | Self::Unanswerable => Closed::Refused,
             Self::NoLongerAuthorised => Closed::NotAuthorized,
+            Self::ListenerGone => Closed::NotAuthorized,
             Self::TooMuchBeforeConnack => Closed::ProtocolError,
             Self::Disconnected(_) => Closed::Disconnect,
             Self::PeerGone => Closed::Peer,
@@ -443,6 +446,7 @@ impl fmt::Display for Cause {
             Self::NotAuthorised(_) | Self::NoLongerAuthorised => {
                 return ReasonCode::NotAuthorized.fmt(f);
             }
+            Self::ListenerGone => "its listener has gone with a reload",
             Self::TooMuchBeforeConnack => "too many bytes before CONNACK",
             Self::NotConnect => "the first packet is not CONNECT",
             Self::Unanswerable => "CONNACK is larger than the client's maximum packet size",
@@ -489,6 +493,7 @@ fn farewell(
         Cause::KeepAlive => ReasonCode::KeepAliveTimeout,
         Cause::TakenOver => ReasonCode::SessionTakenOver,
         Cause::ShutDown => ReasonCode::ServerShuttingDown,
+        Cause::ListenerGone => ReasonCode::AdministrativeAction,
         Cause::Server(reason_code) => *reason_code,
         Cause::NoLongerAuthorised => ReasonCode::AdministrativeAction,
         Cause::JournalStalled => ReasonCode::QuotaExceeded,

@@ -107,6 +107,32 @@ impl Shard {
         }
     }
 
+    /// Who has subscribed to what, for whoever asks with a signal.
+    pub fn log_subscriptions(&self) {
+        let mut sessions: Vec<&Session> = self.sessions.iter().collect();
+        sessions.sort_unstable_by(|one, other| one.client_id.cmp(&other.client_id));
+        let subscriptions = sessions.iter().flat_map(|session| {
+            let each = session.subscriptions.iter();
+            each.map(|(filter, subscription)| (&session.client_id, filter, subscription))
+        });
+        let count: usize = sessions
+            .iter()
+            .map(|session| session.subscriptions.len())
+            .sum();
+        tracing::info!("Subscriptions of shard {}: {count}.", self.id);
+        for (client_id, filter, subscription) in subscriptions.take(SUBSCRIPTION_LINES_MAX) {
+            tracing::info!(
+                "    {} {} {}",
+                client_id.escape_debug(),
+                subscription.granted().as_u8(),
+                filter.escape_debug()
+            );
+        }
+        if count > SUBSCRIPTION_LINES_MAX {
+            tracing::info!("    and {} more.", count - SUBSCRIPTION_LINES_MAX);
+        }
+    }
+
     /// Says how many lines were left out.
     pub(super) fn log_left_out(&mut self, now: Now) {
         self.throttle_armed = None;
@@ -209,3 +235,6 @@ fn user_of(user: Option<&str>) -> String {
         |user| format!("user '{}'", user.escape_debug()),
     )
 }
+
+/// Lines that one shard writes of its subscriptions.
+const SUBSCRIPTION_LINES_MAX: usize = 1000;

@@ -27,6 +27,7 @@ mod partial;
 mod pressure;
 mod publish;
 mod recovery;
+mod reload;
 mod retained;
 mod slots;
 mod subscribe;
@@ -72,6 +73,7 @@ use ownership::{Appended, Progress, Waits};
 use pressure::{Needs, Pressure};
 use publish::RouteCache;
 pub use recovery::restore_groups_and_retained;
+pub use reload::Reloaded;
 use retained::Readings;
 use slots::Slots;
 use throttle::Throttle;
@@ -139,6 +141,8 @@ pub struct Shard {
     wakes: Vec<ShardId>,
     receive_bytes: u64,
     draining: bool,
+    /// Sockets may come from listeners as they were.
+    has_reloaded: bool,
     assigned_ids: ChaCha20Rng,
     denials: Denials,
     /// A PUBLISH to this topic panics, and so does a will: a test's way to see that only its connection ends, or the process
@@ -248,18 +252,7 @@ pub enum Received {
 impl Shard {
     pub fn new(id: ShardId, shared: Shared) -> Self {
         let settings = &shared.settings;
-        let limits = Limits {
-            packet_size_max: settings.max_packet_size,
-            user_properties_max: settings.user_properties_max,
-            topic_levels_max: settings.topic_levels_max,
-            topic_filters_max: settings.topic_filters_max,
-        };
-        let pre_auth_limits = Limits {
-            packet_size_max: settings
-                .pre_auth_packet_size_max
-                .min(settings.max_packet_size),
-            ..limits
-        };
+        let (limits, pre_auth_limits) = reload::limits(settings);
         let hasher = FixedState::with_seed(shared.hash_seed);
         let journal = JournalSink {
             enabled: shared.journal.is_some(),
@@ -315,6 +308,7 @@ impl Shard {
             wakes: Vec::new(),
             receive_bytes: 0,
             draining: false,
+            has_reloaded: false,
             assigned_ids,
             denials: Denials::default(),
             panic_topic: None,
@@ -330,6 +324,9 @@ impl Shard {
 
     /// A connection that nothing is known of but its peer and where it came in.
     pub fn open(&mut self, now: Now, peer: &str, listener: &Arc<ListenerSettings>) -> ConnectionId {
+        let current = self.current_listener(listener);
+        let is_gone = current.is_none();
+        let listener = &current.unwrap_or_else(|| Arc::clone(listener));
         let settings = &self.shared.settings;
         let durability = listener.durability.unwrap_or(settings.durability);
         let deadline = now.monotonic + u64::from(settings.connect_timeout_seconds) * 1000;
@@ -359,6 +356,9 @@ impl Shard {
         });
         let id = ConnectionId { slot, generation };
         self.arm_connection(id, Some(deadline));
+        if is_gone {
+            self.close(now, id, Cause::ListenerGone);
+        }
         id
     }
 

@@ -198,7 +198,9 @@ impl Shard {
     pub fn publish_own(&mut self, now: Now, topic: &str, payload: &[u8]) {
         let mut message = MessageRef::new(topic, payload, &[], QoS::ExactlyOnce);
         debug_assert!(message.is_from_broker(), "{topic} is not the broker's");
-        message.retain = self.shared.settings.retain_available;
+        // A log line is for whoever is there.
+        message.retain =
+            self.shared.settings.retain_available && !topic.starts_with("$SYS/broker/log/");
         self.in_shared_room(|shard| shard.publish(now, &mut message, None));
     }
 

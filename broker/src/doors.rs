@@ -1,0 +1,168 @@
+//! The listening sockets that are open, each with the task that accepts there.
+//!
+//! A change is prepared first, where it may fail and changes nothing, and then made, where it cannot fail.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::listener::tls::{Current, Handshakes};
+use crate::listener::{self, Activated, Door};
+use crate::settings::{Endpoint, ListenerSettings, Settings};
+use crate::worker::Acceptors;
+
+/// What is open.
+pub struct Doors {
+    open: Vec<Open>,
+    tasks: JoinSet<()>,
+    /// There as soon as a listener has TLS.
+    handshakes: Option<Arc<Handshakes>>,
+}
+
+struct Open {
+    place: Place,
+    connections: Arc<AtomicU64>,
+    tls: Option<Arc<Current>>,
+    /// `None`: prepared only.
+    task: Option<AbortHandle>,
+}
+
+/// What makes a socket another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    endpoint: Endpoint,
+    interface: Option<Box<str>>,
+    has_tls: bool,
+}
+
+/// Sockets that were opened, and what they are for.
+pub struct Prepared {
+    doors: Vec<(Open, Door)>,
+    wanted: Vec<Place>,
+    /// What open sockets serve with, and what they are to serve with.
+    renewed: Vec<(Arc<Current>, Arc<Current>)>,
+    handshakes: Option<Arc<Handshakes>>,
+}
+
+impl Doors {
+    pub fn new() -> Self {
+        Self {
+            open: Vec::new(),
+            tasks: JoinSet::new(),
+            handshakes: None,
+        }
+    }
+
+    /// Opens what these settings ask for and is not open, and reads certificates again. On an error nothing has changed.
+    pub fn prepare(
+        &self,
+        settings: &Settings,
+        given: &mut Activated,
+    ) -> Result<Prepared, (Endpoint, io::Error)> {
+        let mut prepared = Prepared {
+            doors: Vec::new(),
+            wanted: Vec::new(),
+            renewed: Vec::new(),
+            handshakes: self.handshakes.clone(),
+        };
+        for listener in &settings.listeners {
+            let connections = self.connections_of(listener);
+            let tls = Current::load(listener).map(|loaded| loaded.map(Arc::new));
+            for endpoint in &listener.endpoints {
+                let fail = |error| (endpoint.clone(), error);
+                let tls = match &tls {
+                    Ok(tls) => tls.as_ref(),
+                    Err(error) => {
+                        let kind = io::ErrorKind::InvalidInput;
+                        return Err(fail(io::Error::new(kind, error.to_string())));
+                    }
+                };
+                // One that is open may be asked for what it cannot do.
+                listener::check_is_served(listener).map_err(fail)?;
+                let place = Place {
+                    endpoint: endpoint.clone(),
+                    interface: listener.bind_interface.clone(),
+                    has_tls: tls.is_some(),
+                };
+                prepared.wanted.push(place.clone());
+                if let Some(open) = self.open.iter().find(|open| open.place == place) {
+                    if let (Some(old), Some(new)) = (&open.tls, tls) {
+                        prepared.renewed.push((Arc::clone(old), Arc::clone(new)));
+                    }
+                    continue;
+                }
+                if tls.is_some() && prepared.handshakes.is_none() {
+                    let handshakes = Handshakes::start().map_err(fail)?;
+                    prepared.handshakes = Some(Arc::new(handshakes));
+                }
+                let door =
+                    listener::open(listener, endpoint, &connections, tls, given).map_err(fail)?;
+                let open = Open {
+                    place,
+                    connections: Arc::clone(&connections),
+                    tls: tls.map(Arc::clone),
+                    task: None,
+                };
+                prepared.doors.push((open, door));
+            }
+        }
+        Ok(prepared)
+    }
+
+    /// Closes what is not wanted any more, and accepts at what was opened.
+    pub fn commit(&mut self, prepared: Prepared, acceptors: &Acceptors) {
+        self.handshakes = prepared.handshakes;
+        for (old, new) in &prepared.renewed {
+            old.replace_by(new);
+        }
+        self.open.retain(|open| {
+            let is_wanted = prepared.wanted.contains(&open.place);
+            if !is_wanted {
+                tracing::info!("Closing listen socket {}.", open.place.endpoint);
+                if let Some(task) = &open.task {
+                    task.abort();
+                }
+            }
+            is_wanted
+        });
+        for (mut open, door) in prepared.doors {
+            let accept = listener::accept(door, acceptors.clone(), self.handshakes.clone());
+            open.task = Some(self.tasks.spawn(accept));
+            self.open.push(open);
+        }
+    }
+
+    /// Waits until accepting has ended somewhere without having been told to.
+    pub async fn ended(&mut self) {
+        loop {
+            match self.tasks.join_next().await {
+                Some(Err(error)) if error.is_cancelled() => {}
+                Some(_) => return,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Closes all.
+    pub async fn close(&mut self) {
+        self.open.clear();
+        self.tasks.shutdown().await;
+    }
+
+    /// The count that a listener's sockets share.
+    fn connections_of(&self, listener: &ListenerSettings) -> Arc<AtomicU64> {
+        self.open
+            .iter()
+            .find(|open| listener.endpoints.contains(&open.place.endpoint))
+            .map(|open| Arc::clone(&open.connections))
+            .unwrap_or_default()
+    }
+}
+
+impl Default for Doors {
+    fn default() -> Self {
+        Self::new()
+    }
+}
