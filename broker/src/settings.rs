@@ -290,7 +290,8 @@ impl Settings {
         self.listeners.iter().all(|listener| {
             let security = listener.security.as_ref().unwrap_or(&self.security);
             let anonymous = listener.allow_anonymous.unwrap_or(security.allow_anonymous);
-            !anonymous && security.password_file.is_none()
+            let has_names = listener.tls.as_ref().is_some_and(TlsSettings::names_users);
+            !anonymous && !has_names && security.password_file.is_none()
         })
     }
 }

@@ -10,8 +10,9 @@ use nightjar::auth::{Auth, Hash, PasswordFile, Passwords, Request, Submitted, Ve
 use nightjar::clock::Now;
 use nightjar::exchange::Exchange;
 use nightjar::identity::ConnectionId;
-use nightjar::settings::Settings;
+use nightjar::settings::{ListenerSettings, Settings, TlsSettings};
 use nightjar::shard::{PostOffice, Shard, Shared};
+use nightjar_certs::Identity;
 
 mod support;
 
@@ -117,6 +118,31 @@ fn after_a_reload_only_those_have_to_go_who_would_not_come_in() {
     let closing = |world: &World, user| world.shard.is_closing(clients[user]);
     assert!(closing(&world, "alice") && closing(&world, "bob"));
     assert!(!closing(&world, "carl") && !world.shard.is_closing(nobody));
+}
+
+/// Where certificates say who somebody is, no password file has a say in it.
+#[test]
+fn a_reload_of_passwords_leaves_those_alone_who_came_with_a_certificate() {
+    let mut world = world(&[("alice", "1")], |_| {});
+    let mut listener = ListenerSettings::default();
+    listener.tls = Some(TlsSettings {
+        use_identity_as_username: true,
+        ..TlsSettings::default()
+    });
+    let id = world.shard.open(at(0), "192.0.2.1:1", &Arc::new(listener));
+    let identity = Identity {
+        common_name: Some("device".into()),
+        subject: "CN=device".into(),
+        alternative_names: Vec::new(),
+        serial: "1".into(),
+    };
+    world.shard.identify(id, &Arc::new(identity));
+    world.shard.receive(at(0), id, &connect("c", None));
+    assert_eq!(world.sent(id), CONNACK);
+    world
+        .shard
+        .reauthenticate_all(at(0), passwords(&[("bob", "1")]));
+    assert!(!world.shard.is_closing(id));
 }
 
 #[test]

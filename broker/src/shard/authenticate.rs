@@ -213,11 +213,8 @@ impl Shard {
         listener: &ListenerSettings,
     ) -> bool {
         let users = self.shared.auth.passwords.users(settings, listener);
-        let is_certified = listener
-            .tls
-            .as_ref()
-            .is_some_and(|tls| tls.use_identity_as_username || tls.use_subject_as_username);
-        let are_checked = is_certified || !matches!(users, Users::Unchecked);
+        let are_checked =
+            takes_names_from_certificates(listener) || !matches!(users, Users::Unchecked);
         settings.session_bound_to_user && are_checked
     }
 
@@ -480,10 +477,13 @@ impl Shard {
         let passwords = &self.shared.auth.passwords;
         let mut nonce = [0; 24];
         self.assigned_ids.fill_bytes(&mut nonce);
-        let ground = Ground {
-            users: passwords.users(&self.shared.settings, &connection.listener),
-            nonce,
+        // Where the certificate says who somebody is, no password says otherwise.
+        let users = if takes_names_from_certificates(&connection.listener) {
+            Users::Unchecked
+        } else {
+            passwords.users(&self.shared.settings, &connection.listener)
         };
+        let ground = Ground { users, nonce };
         Authentication::begin(&self.shared.methods, method, &ground)
     }
 
@@ -506,6 +506,10 @@ impl Shard {
                 .users(&settings, &connection.listener);
             let anonymous = allows_anonymous(&settings, &connection.listener);
             let may_stay = match (user, users) {
+                // Its certificate was looked at when it came; no password file has a say in it.
+                (Some(_), _) if takes_names_from_certificates(&connection.listener) => {
+                    connection.identity.is_some()
+                }
                 (Some(user), Users::File(file)) => {
                     connection.credential.is_some()
                         && file.user(user) == connection.credential.as_ref()
@@ -521,6 +525,10 @@ impl Shard {
             self.close(now, id, Cause::NoLongerAuthorised);
         }
     }
+}
+
+fn takes_names_from_certificates(listener: &ListenerSettings) -> bool {
+    listener.tls.as_ref().is_some_and(|tls| tls.names_users())
 }
 
 fn auth_packet(
