@@ -260,6 +260,14 @@ fn d11_nothing_of_it_is_stored() {
         "m1 s'$SYS/broker/uptime' 00 s'$SYS/broker/bytes/#' 02",
     ));
     client.expect("90 04 m1 00 02");
+    // A session that survives the process shares no QoS 2 exchange with it that the store does not know.
+    let mut live = Vec::new();
+    wait_until("a change of it", Duration::from_secs(10), || {
+        live.extend(read_all(&mut client));
+        live.retain(|(topic, _, byte)| topic.contains("/bytes/") && byte & 1 == 0);
+        !live.is_empty()
+    });
+    assert!(live.iter().all(|(_, _, byte)| *byte == 0x32), "{live:?}");
     // Acknowledged by nobody: what is in flight is its own, what comes when it is away is nobody's.
     drop(client);
     wait_until("it is away", Duration::from_secs(5), || {

@@ -42,7 +42,16 @@ impl Session {
         grant: &Grant<'_>,
         out: &mut Outputs<'_>,
     ) -> bool {
-        let qos = message.qos.min(grant.qos);
+        let mut qos = message.qos.min(grant.qos);
+        if qos == QoS::ExactlyOnce
+            && self.is_resumable()
+            && out.journal.enabled
+            && message.is_from_broker()
+        {
+            // The store does not know this message. After a restart the client would take the next one with this packet id
+            // for a repeat of it [MQTT-4.3.3-10]; QoS 1 leaves nothing behind there.
+            qos = QoS::AtLeastOnce;
+        }
         if message.is_expired(out.now) {
             out.counters.dropped_expired += 1; // [MQTT-3.3.2-5]
             self.drop_delivery(message.message_id, grant, out);
