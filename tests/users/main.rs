@@ -5,6 +5,7 @@ mod guessing;
 mod login;
 mod mosquitto;
 mod passwd;
+mod reload;
 mod scram;
 mod session;
 mod world;
