@@ -68,6 +68,7 @@ fn rooms_point_one_way() {
         "session",
         "exchange",
         "shard",
+        "transport",
         "connection",
         "listener",
         "server",
@@ -88,7 +89,7 @@ fn rooms_point_one_way() {
         }
     }
     none_of(
-        "session <- exchange <- shard <- connection <- listener <- server",
+        "session <- exchange <- shard <- transport <- connection <- listener <- server",
         &broken,
     );
 }

@@ -197,6 +197,15 @@ fn the_user_name_is_the_client_id_where_a_listener_says_so() {
         connack.windows(assigned.len()).any(|part| part == assigned),
         "{connack:02x?}"
     );
+    // However it comes, it is one client: whichever thread accepts it, it finds the session.
+    for _ in 0..4 {
+        let mut again = Client::open(&broker);
+        again.send_words("10 r18 s4 'MQTT' 05 82 00 3c 00 s0 s3 'bob'");
+        assert_eq!(again.receive_packet()[3], 0);
+        told.expect("e0 01 8e");
+        told.expect_close();
+        told = again;
+    }
     for (connect, connack) in [
         ("10 r14 s4 'MQTT' 04 02 00 3c s2 'id'", "20 02 00 05"),
         ("10 r15 s4 'MQTT' 05 02 00 3c 00 s2 'id'", "20 03 00 87 00"),
