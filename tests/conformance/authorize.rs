@@ -511,6 +511,62 @@ fn a16_nothing_flows_along_a_subscription_that_was_refused() {
     );
 }
 
+/// A15: from the signal on nobody is served by what was decided before; a file that is wrong changes nothing.
+#[test]
+fn a15_a_reload_takes_effect_for_who_is_connected() {
+    let directory = TemporaryDirectory::new("acl");
+    std::fs::create_dir(directory.path()).unwrap();
+    let file = directory.path().join("acl");
+    std::fs::write(&file, "topic t\n").unwrap();
+    let mut broker = Broker::options()
+        .toml(&format!(
+            "acl_file = {file:?}\nacl_subscribe = \"mosquitto\"\nshards = 1\n"
+        ))
+        .start();
+    let mut publisher = harness::Client::connect_v5(&broker, "p", "");
+    let mut subscriber = harness::Client::connect_v5(&broker, "s", "");
+    subscriber.send_words("82 07 m1 00 s't' 00");
+    subscriber.expect("90 04 m1 00 00");
+    let mut publish = |payload: &str| {
+        publisher.send_words(&format!("32 07 s't' m1 00 '{payload}'"));
+        publisher.receive_packet().get(4).copied().unwrap_or(0)
+    };
+    assert_eq!(publish("1"), 0);
+    subscriber.expect("30 05 s't' 00 '1'");
+    let process_id = broker.process_id().and_then(|id| i32::try_from(id).ok());
+    let process_id = process_id.and_then(rustix::process::Pid::from_raw).unwrap();
+    let reload = |rules: &str| {
+        std::fs::write(&file, rules).unwrap();
+        rustix::process::kill_process(process_id, rustix::process::Signal::HUP).unwrap();
+    };
+    reload("topic reed t\n");
+    broker.wait_for_log("Invalid topic access type \"reed\"");
+    assert_eq!(publish("2"), 0);
+    subscriber.expect("30 05 s't' 00 '2'");
+    let limit = std::time::Duration::from_secs(5);
+    reload("topic deny t\n");
+    harness::wait_until("the publisher is refused", limit, || publish("3") == 0x87);
+    reload("topic write t\n");
+    harness::wait_until("the publisher is let in", limit, || publish("4") != 0x87);
+    assert_ne!(publish("4"), 0x87);
+    reload("topic t\n");
+    subscriber.set_timeout(limit);
+    harness::wait_until("the subscriber may read again", limit, || {
+        assert_ne!(publish("5"), 0x87);
+        subscriber.send_words("c0 00");
+        let mut has_read = false;
+        loop {
+            let packet = subscriber.receive_packet();
+            match packet.last() {
+                Some(b'3') => {} // On its way before the signal.
+                Some(b'4') => panic!("it was not to be read"),
+                Some(b'5') => has_read = true,
+                _ => return has_read,
+            }
+        }
+    });
+}
+
 /// Rules speak of topics as clients know them; what the whole topic was found to be is no leave for a topic of that name.
 #[test]
 fn rules_do_not_know_the_mount_point() {

@@ -19,6 +19,8 @@ use crate::settings::ListenerSettings;
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub address: Option<IpAddr>,
+    /// What its certificate says, where it has proven to own one.
+    pub certificate: Option<Arc<nightjar_certs::Identity>>,
     pub listener: Arc<ListenerSettings>,
 }
 
@@ -40,6 +42,11 @@ impl Access {
         let rules = rules?;
         let mut identity = Identity::new(user, client_id);
         identity.address = entry.address;
+        if let Some(certificate) = &entry.certificate {
+            let names = certificate.common_name.iter();
+            let names = names.chain(&certificate.alternative_names);
+            identity.certificate_names = names.cloned().collect();
+        }
         Some(Arc::new(Self {
             permissions: rules.permissions(identity),
             mount_point: entry.listener.mount_point.clone(),

@@ -10,6 +10,7 @@ use nightjar_codec::packet::PublishRef;
 use nightjar_codec::topic::parse_shared;
 
 use super::Shard;
+use super::reload::renewed;
 use crate::authorization::{Authorization, address_of, security_of};
 use crate::clock::Now;
 use crate::identity::{ConnectionId, SessionId};
@@ -19,7 +20,7 @@ use crate::session::authorize::{Access, Entry};
 use crate::session::connect::Admitted;
 use crate::session::deliver::Grant;
 use crate::session::will::Will;
-use crate::settings::AclSubscribe;
+use crate::settings::{AclSubscribe, ListenerSettings};
 
 /// How much has been logged of what was denied.
 #[derive(Default)]
@@ -35,18 +36,23 @@ impl Shard {
     pub fn replace_rules(&mut self, authorization: Arc<Authorization>) {
         self.shared.authorization = authorization;
         let settings = &self.shared.settings;
+        let mut known: Vec<(Arc<ListenerSettings>, Arc<ListenerSettings>)> = Vec::new();
         for session in self.sessions.iter_mut() {
             let Some(mut entry) = session.entry.clone() else {
                 continue;
             };
-            // Its listener may have other rules than before.
-            let same = settings.listeners.iter().find(|listener| {
-                listener.name == entry.listener.name
-                    && listener.endpoints == entry.listener.endpoints
-            });
-            if let Some(listener) = same {
-                entry.listener = Arc::clone(listener);
-            }
+            // Its listener may have other rules than before; the mount point stays that of the connection. Many sessions share
+            // one listener.
+            let old = &entry.listener;
+            let new = match known.iter().find(|(known, _)| Arc::ptr_eq(known, old)) {
+                Some((_, new)) => Arc::clone(new),
+                None => {
+                    let new = renewed(settings, old).unwrap_or_else(|| Arc::clone(old));
+                    known.push((Arc::clone(old), Arc::clone(&new)));
+                    new
+                }
+            };
+            entry.listener = new;
             let rules = self
                 .shared
                 .authorization
@@ -75,6 +81,7 @@ impl Shard {
         };
         let entry = Entry {
             address: address_of(&connection.peer),
+            certificate: connection.identity.clone(),
             listener: Arc::clone(&connection.listener),
         };
         let shared = &self.shared;
@@ -164,6 +171,7 @@ impl Shard {
             let user = session.user.as_deref();
             let entry = Entry {
                 address: None,
+                certificate: None,
                 listener: Arc::clone(listener),
             };
             Access::find(rules.as_ref(), user, &session.client_id, &entry)

@@ -86,7 +86,10 @@ impl Shard {
 }
 
 /// A listener's old terms with its new rules; `None`: nobody listens there any more.
-fn renewed(settings: &Settings, old: &ListenerSettings) -> Option<Arc<ListenerSettings>> {
+pub(super) fn renewed(
+    settings: &Settings,
+    old: &ListenerSettings,
+) -> Option<Arc<ListenerSettings>> {
     let new = old
         .endpoints
         .iter()
