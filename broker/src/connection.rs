@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -162,19 +163,48 @@ fn serve(
         }
     }
     worker.borrow_mut().after_input();
-    let worker = Rc::clone(worker);
-    tokio::task::spawn_local(async move {
+    tokio::task::spawn_local(Serving {
+        worker: Rc::clone(worker),
+        stage: Stage::Open(id),
+    });
+}
+
+/// The task of one connection. There is one for each, so it is as small as it can be, and its end is boxed.
+struct Serving {
+    worker: Rc<RefCell<Worker>>,
+    stage: Stage,
+}
+
+enum Stage {
+    Open(ConnectionId),
+    Parting(Pin<Box<dyn Future<Output = ()>>>),
+}
+
+impl Future for Serving {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let _panic_stops = PanicStops;
-        let end = poll_fn(|context| worker.borrow_mut().poll_connection(id, context)).await;
-        if let End::Closed(socket) = end {
+        let Self { worker, stage } = &mut *self;
+        if let Stage::Open(id) = *stage {
+            let end = ready!(worker.borrow_mut().poll_connection(id, context));
+            let End::Closed(socket) = end else {
+                return Poll::Ready(());
+            };
             worker.borrow_mut().lingering += 1;
-            // Boxed, so that the task of an open connection does not carry its end.
-            // A peer that goes on sending, or takes nothing, is not waited for.
-            let parting = Box::pin(socket.transport.part());
-            let _ = tokio::time::timeout(LINGER, parting).await;
+            *stage = Stage::Parting(Box::pin(part(socket)));
+        }
+        if let Stage::Parting(parting) = stage {
+            ready!(parting.as_mut().poll(context));
             worker.borrow_mut().lingering -= 1;
         }
-    });
+        Poll::Ready(())
+    }
+}
+
+/// A peer that goes on sending, or takes nothing, is not waited for.
+async fn part(socket: Socket) {
+    let _ = tokio::time::timeout(LINGER, socket.transport.part()).await;
 }
 
 /// The task behind all readers: ends turns and writes. Never finishes.

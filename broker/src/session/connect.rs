@@ -20,7 +20,7 @@ pub struct Admitted {
     pub version: ProtocolVersion,
     pub clean_start: bool,
     pub user: Option<Box<str>>,
-    pub will: Option<Will>,
+    pub will: Option<Box<Will>>,
     /// Where it comes in, and what it may do there; the shard finds both.
     pub entry: Option<Entry>,
     pub access: Option<Arc<Access>>,
@@ -61,7 +61,10 @@ pub fn admit(
 ) -> Result<Admitted, ReasonCode> {
     let version = connect.protocol_version;
     let terms = Terms::new(settings, listener);
-    let mut will = connect.will.take().map(Will::from_connect);
+    let mut will = connect
+        .will
+        .take()
+        .map(|will| Box::new(Will::from_connect(will)));
     if let Some(will) = &mut will {
         if will.qos as u8 > terms.maximum_qos {
             return Err(ReasonCode::QoSNotSupported); // [MQTT-3.2.2-12]

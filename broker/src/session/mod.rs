@@ -67,7 +67,8 @@ pub struct Session {
     /// Broker clock at which an offline session ends.
     pub expires_at: Option<u64>,
     pub subscriptions: BTreeMap<Box<str>, Subscription>,
-    pub will: Option<Will>,
+    /// Boxed: few have one.
+    pub will: Option<Box<Will>>,
     /// Broker clock at which a delayed will fires.
     pub will_fires_at: Option<u64>,
     pub link: Option<Link>,
@@ -122,9 +123,9 @@ pub struct Link {
     pub refused_at: Option<u64>,
 }
 
-/// Acknowledgements that wait, oldest first.
+/// Acknowledgements that wait, oldest first. Owns nothing until the first has to.
 #[derive(Debug, Default)]
-pub struct AcknowledgementFifo(pub(crate) VecDeque<WaitingAcknowledgement>);
+pub struct AcknowledgementFifo(Option<Box<VecDeque<WaitingAcknowledgement>>>);
 
 #[derive(Debug)]
 pub struct WaitingAcknowledgement {

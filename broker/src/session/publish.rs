@@ -364,15 +364,12 @@ impl Session {
             Kind::Pubrec => &mut link.pubrecs,
             Kind::Pubcomp | Kind::PubcompOfNothing => &mut link.pubcomps,
         };
-        let ticket = ticket
-            .into_iter()
-            .chain(fifo.0.back().map(|last| last.ticket))
-            .max();
+        let ticket = ticket.into_iter().chain(fifo.last_ticket()).max();
         let waits = ticket.filter(|ticket| !out.journal.is_durable(*ticket));
         match waits.filter(|_| !link.from_memory) {
             Some(ticket) => {
                 link.unheard_refusals += u32::from(reason_code == ReasonCode::QuotaExceeded);
-                fifo.0.push_back(WaitingAcknowledgement {
+                fifo.push(WaitingAcknowledgement {
                     kind,
                     ticket,
                     packet_id,
@@ -488,16 +485,22 @@ impl Kind {
 
 impl AcknowledgementFifo {
     fn next_durable(&mut self, out: &Outputs<'_>) -> Option<WaitingAcknowledgement> {
-        let durable = self
-            .0
+        let waiting = self.0.as_mut()?;
+        let durable = waiting
             .front()
             .is_some_and(|first| out.journal.is_durable(first.ticket));
-        if durable { self.0.pop_front() } else { None }
+        if durable { waiting.pop_front() } else { None }
     }
 
     /// What the youngest of them waits for.
     pub(crate) fn last_ticket(&self) -> Option<Ticket> {
-        self.0.back().map(|last| last.ticket)
+        let waiting = self.0.as_ref()?;
+        waiting.back().map(|last| last.ticket)
+    }
+
+    fn push(&mut self, acknowledgement: WaitingAcknowledgement) {
+        let waiting = self.0.get_or_insert_default();
+        waiting.push_back(acknowledgement);
     }
 }
 

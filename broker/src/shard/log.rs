@@ -40,7 +40,7 @@ impl Shard {
             link.keep_alive,
             user.unwrap_or_default()
         );
-        log_will(session.will.as_ref());
+        log_will(session.will.as_deref());
     }
 
     pub(super) fn log_closed(

@@ -206,7 +206,10 @@ impl Shard {
             session.expires_at = record
                 .expires_at
                 .or_else(|| session.expiry_deadline(now.monotonic));
-            session.will = record.will.as_ref().map(Will::from_record);
+            session.will = record
+                .will
+                .as_ref()
+                .map(|will| Box::new(Will::from_record(will)));
             let kept = record.will.as_ref().and_then(|will| will.fires_at);
             session.will_fires_at = session.will.as_ref().map(|will| {
                 let counted = will::fires_at(will, session.expiry_interval, now.monotonic);
@@ -221,7 +224,7 @@ impl Shard {
                 // [MQTT-3.1.3-9]: the end of the session publishes it; clients have their time to come back all the same.
                 session.expires_at = Some(expires_at.max(fires_at));
             }
-            let will_cost = session.will.as_ref().map_or(0, Will::cost);
+            let will_cost = session.will.as_ref().map_or(0, |will| will.cost());
             self.shared.exchange.will_bytes.take_anyway(will_cost);
             // Deadlines that begin now hold over another restart.
             if session.session_record() != *record || is_over(record) {
