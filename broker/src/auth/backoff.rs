@@ -165,7 +165,7 @@ impl Table {
                 self.entries.remove(&oldest);
             }
         }
-        let entry = self.entries.entry(key).or_insert(Entry {
+        let entry = self.entries.entry(key).or_insert_with(|| Entry {
             halved_at: now,
             touched: now,
             ..Entry::default()

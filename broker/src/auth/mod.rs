@@ -131,7 +131,7 @@ pub fn security<'a>(
 pub fn allows_anonymous(settings: &Settings, listener: &ListenerSettings) -> bool {
     listener
         .allow_anonymous
-        .unwrap_or(security(settings, listener).allow_anonymous)
+        .unwrap_or_else(|| security(settings, listener).allow_anonymous)
 }
 
 impl Request {

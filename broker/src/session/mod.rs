@@ -125,6 +125,8 @@ pub struct Link {
 
 /// Acknowledgements that wait, oldest first. Owns nothing until the first has to.
 #[derive(Debug, Default)]
+// Three of them in every connection, and nearly all of them empty: a pointer instead of four words.
+#[allow(clippy::box_collection)]
 pub struct AcknowledgementFifo(Option<Box<VecDeque<WaitingAcknowledgement>>>);
 
 #[derive(Debug)]

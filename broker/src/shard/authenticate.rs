@@ -123,7 +123,7 @@ impl Shard {
             file,
         });
         match self.shared.auth.verifier.submit(request) {
-            Submitted::Done(verdict) => self.conclude(now, id, login, verdict),
+            Submitted::Done(verdict) => self.conclude(now, id, *login, verdict),
             Submitted::Later => {
                 if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
                     connection.phase = Phase::Verifying { login };
@@ -150,7 +150,7 @@ impl Shard {
             return;
         };
         let pushed = self.sinks.journal.pushed;
-        let concluded = self.conclude(now, id, login, verdict);
+        let concluded = self.conclude(now, id, *login, verdict);
         self.note_needs(id, false, pushed);
         if let Err(cause) = concluded {
             self.close(now, id, cause);
@@ -161,7 +161,7 @@ impl Shard {
         &mut self,
         now: Now,
         id: ConnectionId,
-        login: Box<Login>,
+        login: Login,
         verdict: Verdict,
     ) -> Result<(), Cause> {
         let Login {
@@ -169,7 +169,7 @@ impl Shard {
             assigned,
             user,
             file,
-        } = *login;
+        } = login;
         let refusal = match verdict {
             Verdict::Accepted => {
                 self.note_success(now, id, &user);

@@ -305,7 +305,7 @@ impl Draft {
         let location = variable
             .filter(|path| !path.is_empty())
             .map(PathBuf::from)
-            .or(self.location.take());
+            .or_else(|| self.location.take());
         self.settings.data_directory = match location {
             None if self.settings.persistence => Some(".".into()),
             location => location,

@@ -94,7 +94,7 @@ pub(super) fn option(draft: &mut Draft, name: &str, prefix: &str, value: &str) -
             Ok(Fate::Changed(format!("it is {key}")))
         }
         (Purpose::Store, "db_file") => {
-            let directory = Path::new(value).parent().unwrap_or(Path::new("."));
+            let directory = Path::new(value).parent().unwrap_or_else(|| Path::new("."));
             draft.location.get_or_insert_with(|| directory.to_owned());
             Ok(Fate::changed(
                 "the store is nightjar.redb in the same directory",

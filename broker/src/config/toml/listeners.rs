@@ -68,7 +68,7 @@ pub(super) fn read(
             if !any_port && known.into_iter().any(|known| known == endpoint) {
                 let offset = entries
                     .get("address")
-                    .or(entries.get("path"))
+                    .or_else(|| entries.get("path"))
                     .map_or(offset, |address| address.span().start);
                 slip(offset, format!("{endpoint} is there twice"));
             }

@@ -476,7 +476,10 @@ fn log_dest(
     draft: &mut draft::Draft,
     given: crate::config::mosquitto_conf::values::Given<'_>,
 ) -> Outcome {
-    let (word, rest) = given.text().split_once(' ').unwrap_or((given.text(), ""));
+    let (word, rest) = given
+        .text()
+        .split_once(' ')
+        .unwrap_or_else(|| (given.text(), ""));
     let destination = match word {
         "none" => {
             draft.log_destinations = Some(Vec::new());
