@@ -4,7 +4,7 @@
 //! the exchange, the store and the process know. Out: one `Report`, and its text. Labels are fixed: no client, no topic,
 //! nothing that anybody outside can choose (R19). `docs/metrics.md` has a row for every name.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -32,7 +32,15 @@ pub struct Metrics {
     store: Option<Weak<RedbEngine>>,
     clock: Clock,
     started: Now,
+    reloads: Reloads,
     shards: Mutex<Shards>,
+}
+
+/// How the last reload of the configuration ended; the start counts as one.
+struct Reloads {
+    has_failed: AtomicBool,
+    /// Seconds since 1970 of the last that did not fail.
+    succeeded_at: AtomicU64,
 }
 
 /// What the shards said last.
@@ -80,6 +88,9 @@ pub struct Report {
     pub send_bytes: u64,
     pub will_bytes: u64,
     pub store: Option<StoreReport>,
+    pub reload_failed: bool,
+    /// Seconds since 1970.
+    pub reloaded_at: u64,
 }
 
 /// What the store says of itself.
@@ -99,6 +110,7 @@ impl Metrics {
         shards: ShardId,
     ) -> Self {
         let count = usize::from(shards);
+        let started = clock.now();
         // A shard is asked again only when it has answered, so there is always room.
         let (to, answers) = mpsc::channel(count.max(1));
         Self {
@@ -106,13 +118,27 @@ impl Metrics {
             exchange,
             store: store.map(Arc::downgrade),
             clock,
-            started: clock.now(),
+            started,
+            reloads: Reloads {
+                has_failed: AtomicBool::new(false),
+                succeeded_at: AtomicU64::new(started.wall / 1000),
+            },
             shards: Mutex::new(Shards {
                 answers,
                 to,
                 each: vec![Answer::default(); count],
                 bytes_received: 0,
             }),
+        }
+    }
+
+    /// The configuration was read again, in vain or not.
+    pub fn note_reload(&self, succeeded: bool) {
+        let reloads = &self.reloads;
+        reloads.has_failed.store(!succeeded, Ordering::Relaxed);
+        if succeeded {
+            let now = self.clock.now().wall / 1000;
+            reloads.succeeded_at.store(now, Ordering::Relaxed);
         }
     }
 
@@ -157,6 +183,8 @@ impl Metrics {
             send_bytes: exchange.send_bytes.load(Ordering::Relaxed),
             will_bytes: exchange.will_bytes.value(),
             store: self.store_report(),
+            reload_failed: self.reloads.has_failed.load(Ordering::Relaxed),
+            reloaded_at: self.reloads.succeeded_at.load(Ordering::Relaxed),
         }
     }
 
@@ -232,6 +260,16 @@ impl Report {
             "start_time_seconds",
             "When the broker started, in seconds since 1970.",
             self.started_at,
+        );
+        out.gauge(
+            "config_last_reload_successful",
+            "1 if the configuration could be read when it was last, else 0.",
+            u64::from(!self.reload_failed),
+        );
+        out.gauge(
+            "config_last_reload_timestamp_seconds",
+            "When the configuration in force was read, in seconds since 1970.",
+            self.reloaded_at,
         );
         out.gauge(
             "silent_shards",

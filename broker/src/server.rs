@@ -212,7 +212,7 @@ async fn serve(start: Start) -> Result<(), ServerError> {
     }
     // Both end with the runtime.
     tokio::spawn(publish_log(Arc::clone(&directory)));
-    tokio::spawn(feed_watchdog(metrics));
+    tokio::spawn(feed_watchdog(Arc::clone(&metrics)));
 
     loop {
         let signal = tokio::select! {
@@ -227,7 +227,7 @@ async fn serve(start: Start) -> Result<(), ServerError> {
                 tracing::info!("Shutting down ({name}).");
                 break;
             }
-            Signal::Reload => reload(&reloader, &mut doors),
+            Signal::Reload => metrics.note_reload(reload(&reloader, &mut doors)),
             Signal::Save => {
                 tokio::spawn(save(Arc::clone(&directory), shards, store.clone()));
             }
@@ -278,10 +278,12 @@ async fn serve(start: Start) -> Result<(), ServerError> {
     Ok(())
 }
 
-fn reload(reloader: &Reloader, doors: &mut Doors) {
+/// Whether that could be done.
+fn reload(reloader: &Reloader, doors: &mut Doors) -> bool {
     process::notify(Notice::Reloading);
     tracing::info!("Reloading config.");
-    match reloader.reload(doors) {
+    let result = reloader.reload(doors);
+    match &result {
         Ok(()) => {
             tracing::info!("Config reloaded.");
             process::notify(Notice::Reloaded("Config reloaded."));
@@ -294,6 +296,7 @@ fn reload(reloader: &Reloader, doors: &mut Doors) {
             process::notify(Notice::Reloaded("The config was not reloaded."));
         }
     }
+    result.is_ok()
 }
 
 /// Everything that is kept is on disk when it has been said.

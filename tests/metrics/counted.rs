@@ -327,3 +327,23 @@ fn names_are_as_prometheus_wants_them() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.is_empty(), "{said}");
 }
+
+#[test]
+fn a_reload_that_fails_is_seen_until_one_works() {
+    let directory = harness::TemporaryDirectory::new("metrics-reload");
+    std::fs::create_dir(directory.path()).unwrap();
+    let users = directory.path().join("users");
+    std::fs::write(&users, "").unwrap();
+    let watched = Watched::start(&format!("password_file = \"{}\"", users.display()));
+    let successful = "nightjar_config_last_reload_successful";
+    assert_eq!(watched.metrics().value(successful), 1);
+    let process = i32::try_from(watched.broker.process_id().unwrap()).unwrap();
+    let process = rustix::process::Pid::from_raw(process).unwrap();
+    for (text, expected) in [("no line of a user\n", 0), ("", 1)] {
+        std::fs::write(&users, text).unwrap();
+        rustix::process::kill_process(process, rustix::process::Signal::HUP).unwrap();
+        wait_until("the reload is told", Duration::from_secs(5), || {
+            watched.metrics().value(successful) == expected
+        });
+    }
+}
