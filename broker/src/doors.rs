@@ -97,8 +97,17 @@ impl Doors {
                     let handshakes = Handshakes::start().map_err(fail)?;
                     prepared.handshakes = Some(Arc::new(handshakes));
                 }
-                let door =
-                    listener::open(listener, endpoint, &connections, tls, given).map_err(fail)?;
+                let door = match listener::open(listener, endpoint, &connections, tls, given) {
+                    // "Every address" and both loopback addresses include those of a protocol that a machine may not have.
+                    Err(error)
+                        if (settings.local_only || listener.endpoints.len() > 1)
+                            && listener::lacks_ipv6(endpoint, &error) =>
+                    {
+                        tracing::warn!("{endpoint} is left out, there is no IPv6 here: {error}.");
+                        continue;
+                    }
+                    opened => opened.map_err(fail)?,
+                };
                 let open = Open {
                     place,
                     connections: Arc::clone(&connections),

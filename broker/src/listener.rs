@@ -197,6 +197,16 @@ fn open_socket(
     }
 }
 
+/// Whether an address cannot be had because the machine does not speak IPv6.
+pub fn lacks_ipv6(endpoint: &Endpoint, error: &io::Error) -> bool {
+    let is_general = matches!(endpoint, Endpoint::Tcp(SocketAddr::V6(address))
+        if address.ip().is_unspecified() || address.ip().is_loopback());
+    let unknown = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
+    is_general
+        && (error.raw_os_error() == Some(unknown)
+            || error.kind() == io::ErrorKind::AddrNotAvailable)
+}
+
 /// Of a path, what may stand in the log.
 fn name_of_clients(path: &Path) -> Arc<str> {
     let path = path.to_string_lossy();
