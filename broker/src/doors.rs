@@ -175,3 +175,26 @@ impl Default for Doors {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::TlsSettings;
+
+    #[tokio::test]
+    async fn tls_is_never_served_in_plain() {
+        let prepare = |listener| {
+            let settings = Settings {
+                listeners: vec![Arc::new(listener)],
+                ..Settings::default()
+            };
+            Doors::new().prepare(&settings, &mut Activated::none())
+        };
+        let without_files = ListenerSettings {
+            tls: Some(TlsSettings::default()),
+            ..ListenerSettings::default()
+        };
+        assert!(prepare(without_files).is_err());
+        assert!(prepare(ListenerSettings::default()).is_ok());
+    }
+}
