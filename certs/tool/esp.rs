@@ -1,0 +1,171 @@
+//! What an ESP32 gets: certificates and key as DER, its settings as TOML and as a C header, and a QR code for whoever mounts it.
+//!
+//! The QR code says who the device is and whom it trusts. The key is in `key.der` and in the header, and nowhere else.
+
+use std::path::PathBuf;
+
+use qrcode::QrCode;
+use qrcode::render::{svg, unicode};
+use rcgen::{Certificate, KeyPair};
+use serde::Serialize;
+
+use crate::authority::{Authority, Subject};
+use crate::facts::Facts;
+use crate::fault::Fault;
+use crate::place::{self, Over, Place, Readers};
+
+/// Which broker the device is for.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+#[derive(Serialize)]
+struct Config<'a> {
+    device_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    site: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<&'a str>,
+    broker_host: &'a str,
+    broker_port: u16,
+    ca_sha256: &'a str,
+    certificate_sha256: &'a str,
+}
+
+pub(crate) fn directory(place: &Place, id: &str) -> PathBuf {
+    place.directory("esp").join(id)
+}
+
+/// Writes all of it, and says what it is.
+pub(crate) fn write(
+    place: &Place,
+    authority: &Authority,
+    settings: &Settings,
+    subject: &Subject,
+    issued: &Certificate,
+    key: &KeyPair,
+    over: Over,
+) -> Result<String, Fault> {
+    let directory = directory(place, &subject.id);
+    place::make_directory(&directory)?;
+    let root_pem = place::read_text(&place.root_certificate())?;
+    let root = Facts::from_bytes(root_pem.as_bytes())
+        .map_err(|why| Fault::file(&place.root_certificate(), why))?;
+    let own = Facts::from_der(issued.der()).map_err(Fault::refused)?;
+    let config = Config {
+        device_id: &subject.id,
+        site: subject.site.as_deref(),
+        tenant: subject.tenant.as_deref(),
+        broker_host: &settings.host,
+        broker_port: settings.port,
+        ca_sha256: &root.certificate_sha256,
+        certificate_sha256: &own.certificate_sha256,
+    };
+    let code = QrCode::new(format!(
+        "nightjar:device?id={}&broker={}:{}&ca={}",
+        subject.id, settings.host, settings.port, root.certificate_sha256
+    ))
+    .map_err(|error| Fault::refused(format!("the QR code: {error}")))?;
+    let picture = code
+        .render::<svg::Color<'_>>()
+        .min_dimensions(240, 240)
+        .build();
+    let chain_pem = issued.pem() + authority.chain();
+    let header = header(&config, &root_pem, &chain_pem, &key.serialize_pem())?;
+    let toml = toml_of(&config)?;
+    let everybody = Readers::Everybody;
+    let mut files: Vec<(&str, Vec<u8>, Readers)> = vec![
+        ("key.der", key.serialize_der(), Readers::Owner),
+        ("certificate.der", issued.der().to_vec(), everybody),
+        ("ca.der", root.der.clone(), everybody),
+        ("config.toml", toml.into_bytes(), everybody),
+        ("nightjar_device.h", header.into_bytes(), Readers::Owner),
+        ("qr.svg", picture.into_bytes(), everybody),
+    ];
+    if !authority.chain().is_empty() {
+        let between = Facts::from_bytes(authority.chain().as_bytes()).map_err(Fault::refused)?;
+        files.push(("issuing.der", between.der, everybody));
+    }
+    for (name, bytes, readers) in &files {
+        place::write(&directory.join(name), bytes, *readers, over)?;
+    }
+    let drawn = code
+        .render::<unicode::Dense1x2>()
+        // Terminals are dark.
+        .dark_color(unicode::Dense1x2::Light)
+        .light_color(unicode::Dense1x2::Dark)
+        .build();
+    Ok(format!(
+        "For its ESP32, in {}: config.toml, certificate.der, ca.der, qr.svg; secret: key.der, nightjar_device.h\n{drawn}\n",
+        directory.display()
+    ))
+}
+
+/// Brings the DER files of a device up to date, if it has some; what contains the key as text is made by `device --esp` only.
+pub(crate) fn renew(
+    place: &Place,
+    id: &str,
+    issued: &Certificate,
+    new_key: Option<&KeyPair>,
+) -> Result<String, Fault> {
+    let directory = directory(place, id);
+    if !directory.is_dir() {
+        return Ok(String::new());
+    }
+    let over = Over::Anything;
+    if let Some(key) = new_key {
+        let bytes = key.serialize_der();
+        place::write(&directory.join("key.der"), &bytes, Readers::Owner, over)?;
+    }
+    let path = directory.join("certificate.der");
+    place::write(&path, issued.der(), Readers::Everybody, over)?;
+    Ok(format!(
+        "{} is new, too; config.toml and nightjar_device.h beside it are as they were.\n",
+        path.display()
+    ))
+}
+
+fn toml_of(config: &Config<'_>) -> Result<String, Fault> {
+    // Strings and numbers of JSON are those of TOML, and there is nothing else in it.
+    let value = serde_json::to_value(config).map_err(|error| Fault::refused(error.to_string()))?;
+    let fields = value.as_object().into_iter().flatten();
+    Ok(fields
+        .map(|(name, value)| format!("{name} = {value}\n"))
+        .collect())
+}
+
+/// Texts of JSON are texts of C, as long as they are plain.
+fn header(config: &Config<'_>, root: &str, certificate: &str, key: &str) -> Result<String, Fault> {
+    let quoted =
+        |text: &str| serde_json::to_string(text).map_err(|error| Fault::refused(error.to_string()));
+    let lines = |pem: &str| -> Result<String, Fault> {
+        let lines: Vec<String> = pem
+            .lines()
+            .map(|line| quoted(&format!("{line}\n")))
+            .collect::<Result<_, _>>()?;
+        Ok(lines.join(" \\\n  "))
+    };
+    Ok(format!(
+        "/* The device {id}, for its own firmware. It contains the device's private key: keep it secret. */\n\
+         #pragma once\n\
+         #define NIGHTJAR_DEVICE_ID {}\n\
+         #define NIGHTJAR_SITE {}\n\
+         #define NIGHTJAR_TENANT {}\n\
+         #define NIGHTJAR_BROKER_HOST {}\n\
+         #define NIGHTJAR_BROKER_PORT {}\n\
+         #define NIGHTJAR_CA \\\n  {}\n\
+         #define NIGHTJAR_CERTIFICATE \\\n  {}\n\
+         #define NIGHTJAR_KEY \\\n  {}\n",
+        quoted(config.device_id)?,
+        quoted(config.site.unwrap_or_default())?,
+        quoted(config.tenant.unwrap_or_default())?,
+        quoted(config.broker_host)?,
+        config.broker_port,
+        lines(root)?,
+        lines(certificate)?,
+        lines(key)?,
+        id = config.device_id,
+    ))
+}
