@@ -53,49 +53,39 @@ impl Access {
         }))
     }
 
-    /// A topic as the client says it.
+    /// A topic as the client says it. Rules are about whole topics, as Mosquitto's are.
     #[inline]
     pub fn may_publish(&self, topic: &str) -> bool {
-        self.permissions.may_publish(topic)
+        match &self.mount_point {
+            None => self.permissions.may_publish(topic),
+            Some(mount_point) => self
+                .permissions
+                .may_publish(&format!("{mount_point}{topic}")),
+        }
     }
 
     /// The same of a whole topic.
     pub fn may_publish_whole(&self, topic: &str) -> bool {
-        self.without_mount_point(topic)
-            .is_some_and(|topic| self.permissions.may_publish(topic))
+        self.permissions.may_publish(topic)
     }
 
     /// A whole topic.
     #[inline]
     pub fn may_receive(&self, topic: &str) -> bool {
-        self.without_mount_point(topic)
-            .is_some_and(|topic| self.permissions.may_receive(topic))
+        self.permissions.may_receive(topic)
     }
 
     /// A whole topic filter; of a shared one what is shared counts.
     pub fn may_subscribe(&self, topic_filter: &str) -> bool {
-        let inner = match parse_shared(topic_filter) {
-            Ok(Some((_, inner))) => inner,
-            Ok(None) => topic_filter,
-            Err(_) => return false,
-        };
-        self.without_mount_point(inner)
-            .is_some_and(|inner| self.permissions.may_subscribe(inner))
+        match parse_shared(topic_filter) {
+            Ok(Some((_, inner))) => self.permissions.may_subscribe(inner),
+            Ok(None) => self.permissions.may_subscribe(topic_filter),
+            Err(_) => false,
+        }
     }
 
     fn is_same(&self, other: &Self) -> bool {
         self.permissions.is_same(&other.permissions) && self.mount_point == other.mount_point
-    }
-
-    /// `None`: it is nothing that the client could name.
-    #[inline]
-    fn without_mount_point<'a>(&self, topic: &'a str) -> Option<&'a str> {
-        match &self.mount_point {
-            None => Some(topic),
-            Some(mount_point) => topic
-                .strip_prefix(&**mount_point)
-                .filter(|topic| !topic.is_empty()),
-        }
     }
 }
 

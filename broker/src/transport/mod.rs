@@ -21,7 +21,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use nightjar_certs::{Identity, Listener};
-use rustls::ServerConnection;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -54,7 +53,7 @@ pub(crate) enum Stream {
 enum DetachedStream {
     Tcp(std::net::TcpStream),
     Unix(std::os::unix::net::UnixStream),
-    Tls(Box<Self>, Box<ServerConnection>),
+    Tls(Box<Self>, Box<tls::Session>),
 }
 
 /// Who is at the other end, as far as the socket or a trusted proxy tells.

@@ -14,10 +14,13 @@ use rustls::{HandshakeKind, ServerConnection};
 
 use super::Stream;
 
+/// Keys and what is under way: all of TLS but the socket.
+pub(crate) type Session = ServerConnection;
+
 /// A socket with TLS on it.
 pub(crate) struct Secure {
     below: Stream,
-    session: ServerConnection,
+    session: Session,
 }
 
 /// Why a client that came with TLS does not come in.
@@ -150,11 +153,11 @@ impl Secure {
     }
 
     /// The same session on a socket of another runtime.
-    pub(crate) fn split(self) -> (Stream, ServerConnection) {
+    pub(crate) fn split(self) -> (Stream, Session) {
         (self.below, self.session)
     }
 
-    pub(crate) fn join(below: Stream, session: ServerConnection) -> Self {
+    pub(crate) fn join(below: Stream, session: Session) -> Self {
         Self { below, session }
     }
 

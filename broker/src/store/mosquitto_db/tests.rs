@@ -1,3 +1,5 @@
+//! What is read of a `mosquitto.db`, and that nothing in one can make the reader panic.
+
 use super::*;
 use serde_json::Value;
 
