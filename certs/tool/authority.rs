@@ -288,6 +288,12 @@ fn new_serial() -> Result<[u8; 16], Fault> {
     Ok(serial)
 }
 
+/// A few letters and digits that no other authority has.
+pub(crate) fn random_name() -> Result<String, Fault> {
+    let number = u128::from_be_bytes(new_serial()?);
+    Ok(format!("{:08x}", number >> 96))
+}
+
 /// The bytes of a serial number that the index has in hexadecimal.
 fn bytes_of(serial: &str) -> Result<Vec<u8>, Fault> {
     u128::from_str_radix(serial, 16)

@@ -13,7 +13,7 @@ pub(crate) fn init(place: &Place, asked: &Init, now: Timestamp) -> Result<String
     let name = match &asked.name {
         Some(name) => name.clone(),
         // Two authorities of one name confuse programs and people.
-        None => format!("Nightjar CA {}", now.strftime("%Y%m%d-%H%M%S")),
+        None => format!("Nightjar CA {}", authority::random_name()?),
     };
     let length_max = COMMON_NAME_BYTES_MAX - " issuing".len();
     if name.is_empty() || name.len() > length_max || name.chars().any(char::is_control) {
