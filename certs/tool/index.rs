@@ -2,6 +2,7 @@
 //!
 //! A certificate is in the index before it is in any file, so that none is out there which cannot be revoked.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 
@@ -12,7 +13,7 @@ use crate::fault::Fault;
 use crate::place::{self, Over, Place, Readers};
 
 /// Who a certificate is for.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {
     Server,
@@ -91,6 +92,8 @@ impl Entry {
 #[derive(Debug)]
 pub(crate) struct Index {
     pub(crate) entries: Vec<Entry>,
+    /// Where the newest of each id stands.
+    newest: BTreeMap<(Kind, String), usize>,
 }
 
 impl Index {
@@ -106,7 +109,7 @@ impl Index {
             }
             Err(error) => return Err(Fault::file(&path, error)),
         };
-        let entries = text
+        let entries: Vec<Entry> = text
             .lines()
             .enumerate()
             .filter(|(_, line)| !line.trim().is_empty())
@@ -115,12 +118,17 @@ impl Index {
                     .map_err(|error| Fault::file(&path, format!("line {}: {error}", number + 1)))
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self { entries })
+        let places = entries.iter().enumerate();
+        let newest = places
+            .map(|(place, entry)| ((entry.kind, entry.id.clone()), place))
+            .collect();
+        Ok(Self { entries, newest })
     }
 
     pub(crate) fn empty() -> Self {
         Self {
             entries: Vec::new(),
+            newest: BTreeMap::new(),
         }
     }
 
@@ -134,12 +142,12 @@ impl Index {
         place::write(&path, text.as_bytes(), Readers::Owner, Over::Anything)
     }
 
-    /// Puts a certificate in, and notes of those it takes the place of that it does.
+    /// Puts a certificate in, and notes of the one that it takes the place of that it does.
     pub(crate) fn add(&mut self, entry: Entry) {
-        for older in &mut self.entries {
-            if older.kind == entry.kind && older.id == entry.id && older.replaced_by.is_none() {
-                older.replaced_by = Some(entry.serial.clone());
-            }
+        let name = (entry.kind, entry.id.clone());
+        let before = self.newest.insert(name, self.entries.len());
+        if let Some(older) = before.and_then(|place| self.entries.get_mut(place)) {
+            older.replaced_by = Some(entry.serial.clone());
         }
         self.entries.push(entry);
     }

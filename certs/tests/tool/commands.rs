@@ -162,6 +162,39 @@ fn a_certificate_is_renewed_without_its_key() {
 }
 
 #[test]
+fn a_renewal_that_was_cut_off_is_made_again() {
+    let world = World::inhabited(&[]);
+    let before = world.read("devices/gauge-7.crt");
+    world.run(&["renew", "gauge-7"]);
+    // As if it had ended after the index was written.
+    fs::write(world.path("devices/gauge-7.crt"), before).unwrap();
+    world.run(&["renew", "gauge-7"]);
+    let list = world.list();
+    let status: Vec<_> = list.iter().map(|entry| entry["status"].clone()).collect();
+    assert_eq!(status, ["valid", "replaced", "replaced", "valid"]);
+    assert_eq!(list[1]["public_key_sha256"], list[3]["public_key_sha256"]);
+    // What is no certificate of this device is not renewed as one.
+    fs::write(
+        world.path("devices/gauge-7.crt"),
+        world.read("servers/localhost.crt"),
+    )
+    .unwrap();
+    let complaint = world.fails(1, &["renew", "gauge-7"]);
+    assert!(
+        complaint.contains("no certificate of device gauge-7"),
+        "{complaint}"
+    );
+}
+
+#[test]
+fn an_init_that_was_cut_off_is_told_apart_from_an_authority() {
+    let world = World::new(&[]);
+    fs::remove_file(world.path("index.jsonl")).unwrap();
+    let complaint = world.fails(1, &["init"]);
+    assert!(complaint.contains("cut off"), "{complaint}");
+}
+
+#[test]
 fn the_root_key_is_not_needed_where_another_signs() {
     let world = World::new(&["--issuing"]);
     fs::remove_file(world.path("ca.key")).unwrap();

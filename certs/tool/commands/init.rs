@@ -32,6 +32,12 @@ pub(crate) fn init(place: &Place, asked: &Init, now: Timestamp) -> Result<String
         place.revocation_list(),
     ];
     if files.iter().any(|file| file.symlink_metadata().is_ok()) {
+        if !place.index().exists() {
+            return Err(Fault::refused(format!(
+                "{} has a part of an authority, but no index.jsonl: if that is what is left of an `init` that was cut off, remove it",
+                place.root().display()
+            )));
+        }
         // Whoever writes over an authority locks out every device that has a certificate of it.
         return Err(Fault::refused(format!(
             "there is an authority in {} already, and nothing writes over one; --dir names another directory",
@@ -56,9 +62,10 @@ pub(crate) fn init(place: &Place, asked: &Init, now: Timestamp) -> Result<String
         place::write(certificate, text, Readers::Everybody, Over::Nothing)?;
     }
     let index = Index::empty();
-    index.save(place)?;
     let authority = Authority::open(place)?;
     revoke::write_list(place, &authority, &index, revoke::LIST_DAYS, now)?;
+    // Last: where the index is, the authority is whole.
+    index.save(place)?;
     let root = place.root().display();
     let mut report = format!(
         "Made the authority \"{name}\" in {root}:\n  ca.crt  what brokers and devices trust; give it to everybody\n  ca.key  who has this can make devices; keep it, and keep it secret\n  ca.crl  what has been revoked: nothing yet\n"

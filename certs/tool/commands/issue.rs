@@ -390,7 +390,7 @@ pub(crate) const DEVICE_DAYS: u32 = 5 * 365;
 const COMMON_NAME_MAX: usize = authority::COMMON_NAME_BYTES_MAX;
 
 /// Certificates between two writes of the index: each of them is in it before its files are written.
-const AT_ONCE: usize = 100;
+const AT_ONCE: usize = 1_000;
 
 const BATCH_MAX: usize = 100_000;
 const FAULTS_SHOWN: usize = 20;

@@ -55,14 +55,20 @@ pub(crate) fn renew(place: &Place, asked: &Renew, now: Timestamp) -> Result<Stri
     let (certificate, key) = issue::files(place, old.kind, &old.id);
     let bytes = fs::read(&certificate).map_err(|error| Fault::file(&certificate, error))?;
     let facts = Facts::from_bytes(&bytes).map_err(|why| Fault::file(&certificate, why))?;
-    if facts.serial != old.serial {
+    // Usually the same. A run that was cut off before it wrote the file has left the index ahead, and what is on the device is what counts.
+    let known = index.entries.iter().find(|entry| {
+        entry.certificate_sha256 == facts.certificate_sha256
+            && entry.kind == old.kind
+            && entry.id == old.id
+    });
+    let Some(old) = known.cloned() else {
         return Err(Fault::file(
             &certificate,
-            format!(
-                "expected certificate {}, found {}",
-                old.serial, facts.serial
-            ),
+            format!("this is no certificate of {what} {} in the index", old.id),
         ));
+    };
+    if old.revoked.is_some() {
+        return Err(Fault::file(&certificate, "this certificate was revoked"));
     }
     // What is replaced stays readable under its serial number.
     let kept = certificate.with_file_name(format!("{}.{}.crt", stem(&certificate), old.serial));
@@ -94,7 +100,7 @@ pub(crate) fn renew(place: &Place, asked: &Renew, now: Timestamp) -> Result<Stri
         },
         certificate.display()
     );
-    if status == Status::Valid {
+    if old.not_after > now {
         report += &format!(
             "The one before is valid until {}, too; nightjar-certs revoke {} ends it.\n",
             day(old.not_after),
