@@ -11,10 +11,11 @@ use crate::auth::{LoadError, Passwords};
 use crate::authorization::{self, Authorization};
 use crate::config::command::ConfigArguments;
 use crate::config::{self, ConfigError, Note};
+use crate::manual::{self, CompletionsArguments, ManArguments};
 use crate::settings::{LogLevel, Settings};
 use crate::store::StoreArguments;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
@@ -47,6 +48,18 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     if let Some(Command::Config(command)) = arguments.command {
         let text = config::command::run(&command).map_err(CliError::Config)?;
         return Ok(Invocation::Print(text));
+    }
+    match arguments.command {
+        Some(Command::Man(man)) => {
+            let page = manual::page(&man, Arguments::command());
+            let missing = || CliError::Other("There is no such command.".into());
+            return Ok(Invocation::Print(page.ok_or_else(missing)?));
+        }
+        Some(Command::Completions(completions)) => {
+            let script = manual::completions(&completions, Arguments::command());
+            return Ok(Invocation::Print(script));
+        }
+        _ => {}
     }
     let ports = ports(&arguments.port)?;
     let mut start = Start {
@@ -366,6 +379,8 @@ enum Command {
     Passwd(PasswdArguments),
     Config(ConfigArguments),
     Acl(AclArguments),
+    Man(ManArguments),
+    Completions(CompletionsArguments),
 }
 
 fn ports(given: &[String]) -> Result<Vec<u16>, CliError> {
@@ -676,6 +691,24 @@ mod tests {
             .flat_map(|listener| &listener.endpoints)
             .map(ToString::to_string)
             .collect()
+    }
+
+    #[test]
+    fn the_manual_and_the_completions_know_every_command() {
+        for (arguments, wanted) in [
+            (&["man"][..], "\\-\\-ephemeral"),
+            (&["man", "store", "backup"], "nightjar\\-store\\-backup"),
+            (&["man", "passwd"], "nightjar\\-passwd"),
+            (&["completions", "bash"], "test-config"),
+            (&["completions", "zsh"], "#compdef nightjar"),
+            (&["completions", "fish"], "complete -c nightjar"),
+        ] {
+            match parsed(arguments) {
+                Ok(Invocation::Print(text)) => assert!(text.contains(wanted), "{text}"),
+                other => panic!("{arguments:?}: {other:?}"),
+            }
+        }
+        assert_eq!(refused(&["man", "stroe"]), "There is no such command.");
     }
 
     fn with_file(content: &str, check: impl FnOnce(&str)) {

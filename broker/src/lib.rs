@@ -20,6 +20,7 @@ pub mod http;
 pub mod identity;
 pub mod listener;
 pub mod logging;
+pub mod manual;
 pub mod message;
 pub mod metrics;
 pub mod process;

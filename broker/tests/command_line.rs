@@ -54,9 +54,19 @@ fn a_wrong_configuration_names_its_line_and_exits_3() {
     );
 
     let file = TemporaryFile::with("reason_strings = true\nmax_packetsize = 1\n");
-    let expected = format!("Error: {}:2: unknown key 'max_packetsize'", file.name());
-    assert_refused(&["-c", file.name()], &expected);
-    assert_refused(&["-c", file.name(), "--test-config"], &expected);
+    for arguments in [
+        &["-c", file.name()][..],
+        &["-c", file.name(), "--test-config"],
+    ] {
+        let output = finished(arguments);
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}");
+        // One fault is two lines, in Mosquitto's words: what is wrong, and where.
+        let expected = format!(
+            "Error: unknown key 'max_packetsize', did you mean 'max_packet_size'?\nError found at {}:2.\n",
+            file.name()
+        );
+        assert_eq!(text(&output.stderr), expected, "{arguments:?}");
+    }
 }
 
 #[test]

@@ -124,11 +124,13 @@ fn after_a_reload_only_those_have_to_go_who_would_not_come_in() {
 #[test]
 fn a_reload_of_passwords_leaves_those_alone_who_came_with_a_certificate() {
     let mut world = world(&[("alice", "1")], |_| {});
-    let mut listener = ListenerSettings::default();
-    listener.tls = Some(TlsSettings {
-        use_identity_as_username: true,
-        ..TlsSettings::default()
-    });
+    let listener = ListenerSettings {
+        tls: Some(TlsSettings {
+            use_identity_as_username: true,
+            ..TlsSettings::default()
+        }),
+        ..ListenerSettings::default()
+    };
     let id = world.shard.open(at(0), "192.0.2.1:1", &Arc::new(listener));
     let identity = Identity {
         common_name: Some("device".into()),
