@@ -413,10 +413,19 @@ fn free_port() -> u16 {
 /// The broker's binary: that of `NIGHTJAR_BIN`, or the one beside this test, which cargo brings up to date once a process.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| std::env::var_os("NIGHTJAR_BIN").map_or_else(build, PathBuf::from))
+    BINARY.get_or_init(|| {
+        std::env::var_os("NIGHTJAR_BIN").map_or_else(|| build("nightjar"), PathBuf::from)
+    })
 }
 
-fn build() -> PathBuf {
+/// The program `nightjar-certs`, built once a process.
+pub fn certs() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| build("nightjar-certs"))
+}
+
+/// Builds a package's program of the same name.
+fn build(package: &str) -> PathBuf {
     // <target>/<profile>/deps/<test>
     let test = std::env::current_exe().expect("a test knows its own path");
     let directory = test
@@ -436,9 +445,9 @@ fn build() -> PathBuf {
         "build",
         "--quiet",
         "-p",
-        "nightjar",
+        package,
         "--bin",
-        "nightjar",
+        package,
         "--profile",
         profile,
         "--target-dir",
@@ -449,12 +458,12 @@ fn build() -> PathBuf {
         concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
     ]);
     let status = command.status().expect("cargo can be run");
-    assert!(status.success(), "the broker does not build");
+    assert!(status.success(), "{package} does not build");
     // A name of this test's own: another build may replace the binary while this test starts brokers from it.
     let name = test.file_name().expect("a test has a name");
-    let own = directory.join(format!("nightjar-of-{}", name.display()));
+    let own = directory.join(format!("{package}-of-{}", name.display()));
     let _ = std::fs::remove_file(&own);
-    std::fs::hard_link(directory.join("nightjar"), &own).expect("the broker was just built");
+    std::fs::hard_link(directory.join(package), &own).expect("it was just built");
     own
 }
 

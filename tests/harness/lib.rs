@@ -45,7 +45,7 @@ mod connect;
 mod mosquitto;
 mod web;
 
-pub use broker::{Broker, Options, TemporaryDirectory, binary};
+pub use broker::{Broker, Options, TemporaryDirectory, binary, certs};
 pub use bytes::{
     bytes, hex, packet, parse_bytes, properties, text_with_length, variable_byte_integer,
 };
