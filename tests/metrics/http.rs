@@ -108,7 +108,7 @@ fn an_address_that_was_chosen_and_cannot_be_opened_stops_the_start() {
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(
-        error.contains(&format!("cannot listen on {address}")),
+        error.contains(&format!("Error: Address already in use ({address}).")),
         "{error}"
     );
 }
