@@ -75,7 +75,8 @@ impl Launch {
         port: u16,
         core: Option<usize>,
     ) -> Result<Self, CompareError> {
-        let config = scratch.path("broker.conf");
+        // Without an extension: brokers may tell what it is by its first line, and none is misled by its name.
+        let config = scratch.path("broker-configuration");
         let directory = directory.display().to_string();
         let replaced = |text: &str| {
             file::programs_replaced(text, programs)

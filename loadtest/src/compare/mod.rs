@@ -129,7 +129,7 @@ fn one(
         command.args(["--broker-pid", &running.pid().to_string()]);
     } else {
         let start = file::programs_replaced(&broker.command(), programs);
-        let config = scratch.path("durable.conf");
+        let config = scratch.path("durable-configuration");
         fs::write(&config, file::programs_replaced(&broker.config(), programs))?;
         command
             .args(["--start", &start])
