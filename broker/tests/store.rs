@@ -318,7 +318,10 @@ fn a_file_that_may_not_be_read_is_named() {
 #[test]
 fn wrong_usage_is_one_line_and_exit_3() {
     let cases: [(&[&str], &str); 5] = [
-        (&[], "Error: what to do is missing; --help behind the command lists it."),
+        (
+            &[],
+            "Error: what to do is missing; --help behind the command lists it.",
+        ),
         (&["mend"], "Error: Unknown option 'mend'."),
         (
             &["backup"],
