@@ -1,4 +1,6 @@
 //! The same requests to Mosquitto and to us, and the answers compared. Skipped loudly where Mosquitto is not installed; a failure where
 //! CI is set.
 
+mod guide;
+mod log;
 mod rules;
