@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use nightjar_certs::Identity;
 
-use crate::identity::ConnectionId;
+use crate::identity::{ConnectionId, ShardId};
 use crate::settings::ListenerSettings;
 use crate::shard::Received;
 use crate::transport::opening::{self, Opened};
 use crate::transport::{Incoming, Peer, Transport};
-use crate::worker::{Counted, Handover, PanicStops, Worker};
+use crate::worker::{Counted, Directory, Handover, Order, PanicStops, Worker};
 
 /// An open socket and the task that reads it.
 pub(crate) struct Socket {
@@ -43,6 +43,44 @@ enum End {
     Gone,
 }
 
+/// A socket that was accepted on this thread.
+pub(crate) struct Arrival {
+    pub(crate) transport: Transport,
+    pub(crate) peer: Peer,
+    pub(crate) listener: Arc<ListenerSettings>,
+    /// Who the client is by its certificate.
+    pub(crate) identity: Option<Arc<Identity>>,
+    pub(crate) counted: Counted,
+}
+
+impl Arrival {
+    /// For another thread; `None`: it is closed.
+    pub(crate) fn detach(self) -> Option<Handover> {
+        match self.transport.detach() {
+            Ok(stream) => Some(Handover {
+                stream,
+                peer: self.peer,
+                listener: self.listener,
+                identity: self.identity,
+                counted: self.counted,
+                is_opened: false,
+            }),
+            Err(error) => {
+                tracing::debug!("Connection from {} failed: {error}", self.peer);
+                None
+            }
+        }
+    }
+
+    /// Gives it to a worker. One that is gone is one that shuts down; the socket closes with the order.
+    pub(crate) fn send_to(self, directory: &Directory, shard: ShardId) {
+        if let Some(socket) = self.detach() {
+            let unread = Vec::new();
+            directory.send(shard, Order::Serve { socket, unread });
+        }
+    }
+}
+
 /// Takes a socket in. What comes before MQTT, and then MQTT, is read by a task of its own.
 pub(crate) fn welcome(worker: &Rc<RefCell<Worker>>, socket: Handover, unread: &[u8]) {
     let Handover {
@@ -60,26 +98,42 @@ pub(crate) fn welcome(worker: &Rc<RefCell<Worker>>, socket: Handover, unread: &[
             return;
         }
     };
-    if is_opened || !opening::is_needed(&listener) {
-        serve(worker, transport, peer, listener, identity, counted, unread);
+    let arrival = Arrival {
+        transport,
+        peer,
+        listener,
+        identity,
+        counted,
+    };
+    if is_opened {
+        serve(worker, arrival, unread);
+    } else {
+        receive(worker, arrival);
+    }
+}
+
+/// Takes in a socket of this thread's runtime that nothing has been read from.
+pub(crate) fn receive(worker: &Rc<RefCell<Worker>>, arrival: Arrival) {
+    if !opening::is_needed(&arrival.listener) {
+        serve(worker, arrival, &[]);
         return;
     }
     let worker = Rc::clone(worker);
     // A panic on the way to MQTT is this client's alone.
     tokio::task::spawn_local(async move {
-        open(&worker, transport, peer, listener, identity, counted).await;
+        open(&worker, arrival).await;
     });
 }
 
 /// Reads what comes before MQTT, in as much time as there is for CONNECT.
-async fn open(
-    worker: &Rc<RefCell<Worker>>,
-    transport: Transport,
-    peer: Peer,
-    listener: Arc<ListenerSettings>,
-    identity: Option<Arc<Identity>>,
-    counted: Counted,
-) {
+async fn open(worker: &Rc<RefCell<Worker>>, arrival: Arrival) {
+    let Arrival {
+        transport,
+        peer,
+        listener,
+        identity,
+        counted,
+    } = arrival;
     let (patience, frame_bytes_max) = {
         let worker = worker.borrow();
         let settings = worker.shard.settings();
@@ -94,9 +148,14 @@ async fn open(
             unread,
         })) => {
             let _panic_stops = PanicStops;
-            serve(
-                worker, transport, peer, listener, identity, counted, &unread,
-            );
+            let arrival = Arrival {
+                transport,
+                peer,
+                listener,
+                identity,
+                counted,
+            };
+            serve(worker, arrival, &unread);
         }
         Ok(Err(refused)) => {
             match refused {
@@ -112,15 +171,14 @@ async fn open(
 }
 
 /// Gives the connection a place in the shard, and starts its task.
-fn serve(
-    worker: &Rc<RefCell<Worker>>,
-    transport: Transport,
-    peer: Peer,
-    listener: Arc<ListenerSettings>,
-    identity: Option<Arc<Identity>>,
-    counted: Counted,
-    unread: &[u8],
-) {
+fn serve(worker: &Rc<RefCell<Worker>>, arrival: Arrival, unread: &[u8]) {
+    let Arrival {
+        transport,
+        peer,
+        listener,
+        identity,
+        counted,
+    } = arrival;
     let id = {
         let mut worker = worker.borrow_mut();
         let now = worker.now();

@@ -6,17 +6,19 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use crate::listener::tls::{Current, Handshakes};
-use crate::listener::{self, Activated, Door};
+use crate::listener::{self, Activated, Door, Ended};
 use crate::settings::{Endpoint, ListenerSettings, Settings};
 use crate::worker::Acceptors;
 
 /// What is open.
 pub struct Doors {
     open: Vec<Open>,
-    tasks: JoinSet<()>,
+    /// One for each open socket, and each that is being closed.
+    tasks: JoinSet<Ended>,
     /// There as soon as a listener has TLS.
     handshakes: Option<Arc<Handshakes>>,
 }
@@ -25,8 +27,8 @@ struct Open {
     place: Place,
     connections: Arc<AtomicU64>,
     tls: Option<Arc<Current>>,
-    /// `None`: prepared only.
-    task: Option<AbortHandle>,
+    /// Closes it by going. `None`: prepared only.
+    closer: Option<oneshot::Sender<()>>,
 }
 
 /// What makes a socket another one.
@@ -112,7 +114,7 @@ impl Doors {
                     place,
                     connections: Arc::clone(&connections),
                     tls: tls.map(Arc::clone),
-                    task: None,
+                    closer: None,
                 };
                 prepared.doors.push((open, door));
             }
@@ -130,15 +132,15 @@ impl Doors {
             let is_wanted = prepared.wanted.contains(&open.place);
             if !is_wanted {
                 tracing::info!("Closing listen socket {}.", open.place.endpoint);
-                if let Some(task) = &open.task {
-                    task.abort();
-                }
             }
             is_wanted
         });
         for (mut open, door) in prepared.doors {
-            let accept = listener::accept(door, acceptors.clone(), self.handshakes.clone());
-            open.task = Some(self.tasks.spawn(accept));
+            let (closer, closed) = oneshot::channel();
+            let handshakes = self.handshakes.clone();
+            let accept = listener::accept(door, acceptors.clone(), handshakes, closed);
+            self.tasks.spawn(accept);
+            open.closer = Some(closer);
             self.open.push(open);
         }
     }
@@ -147,17 +149,17 @@ impl Doors {
     pub async fn ended(&mut self) {
         loop {
             match self.tasks.join_next().await {
-                Some(Err(error)) if error.is_cancelled() => {}
+                Some(Ok(Ended::Closed)) => {}
                 Some(_) => return,
                 None => std::future::pending().await,
             }
         }
     }
 
-    /// Closes all.
+    /// Closes all, and waits until that is done.
     pub async fn close(&mut self) {
         self.open.clear();
-        self.tasks.shutdown().await;
+        while self.tasks.join_next().await.is_some() {}
     }
 
     /// The count that a listener's sockets share.

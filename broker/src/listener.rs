@@ -1,27 +1,33 @@
 //! Accepts connections and spreads them over the workers.
 //!
-//! One acceptor for each listening socket, on the main thread. Where the process has no descriptor left, accepting pauses;
-//! one descriptor is kept in reserve, so that the client that waits is told by a close instead of hanging (D19).
+//! One task for each listening socket. Where there is one worker only, it accepts on its own thread: a socket then meets one
+//! runtime and no other thread. Where there are more, the main thread accepts. Where the process has no descriptor left,
+//! accepting pauses; one descriptor is kept in reserve, so that the client that waits is told by a close instead of hanging
+//! (D19).
 
 pub mod tls;
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use listenfd::ListenFd;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::oneshot;
 
+use crate::connection::{self, Arrival};
 use crate::identity::ShardId;
 use crate::logging::NOTICE;
-use crate::settings::{Endpoint, ListenerProtocol, ListenerSettings};
+use crate::settings::{Endpoint, ListenerProtocol, ListenerSettings, Settings};
 use crate::transport::unix::SocketFile;
-use crate::transport::{Detached, Peer, tcp, unix};
-use crate::worker::{Acceptors, Directory, Handover, Order};
+use crate::transport::{Peer, Transport, tcp, unix};
+use crate::worker::{Acceptors, Directory, Order, PanicStops, Worker};
 
 use tls::Handshakes;
 
@@ -37,14 +43,25 @@ pub struct Door {
     tls: Option<Arc<tls::Current>>,
 }
 
+/// Between two runtimes.
 enum ListeningSocket {
+    Tcp(std::net::TcpListener),
+    Unix {
+        socket: std::os::unix::net::UnixListener,
+        /// What its clients are called.
+        path: Arc<str>,
+        /// `None`: the service manager made it, and keeps it.
+        file: Option<SocketFile>,
+    },
+}
+
+/// On this thread's runtime.
+enum Attached {
     Tcp(TcpListener),
     Unix {
         socket: UnixListener,
-        /// What its clients are called.
         path: Arc<str>,
         /// Removed when the door is closed.
-        /// `None`: the service manager made it, and keeps it.
         _file: Option<SocketFile>,
     },
 }
@@ -160,7 +177,8 @@ fn open_socket(
             let socket = match given.take_tcp(*address) {
                 Some(socket) => {
                     socket.set_nonblocking(true)?;
-                    TcpListener::from_std(socket)?
+                    tcp::do_not_delay(&socket)?;
+                    socket
                 }
                 None => tcp::bind(*address, listener.bind_interface.as_deref())?,
             };
@@ -177,7 +195,7 @@ fn open_socket(
             let (socket, file) = match given.take_unix(path) {
                 Some(socket) => {
                     socket.set_nonblocking(true)?;
-                    (UnixListener::from_std(socket)?, None)
+                    (socket, None)
                 }
                 None => {
                     let (socket, file) = unix::bind(path)?;
@@ -191,7 +209,7 @@ fn open_socket(
             Ok(ListeningSocket::Unix {
                 socket,
                 path: name_of_clients(path),
-                _file: file,
+                file,
             })
         }
     }
@@ -213,55 +231,132 @@ fn name_of_clients(path: &Path) -> Arc<str> {
     path.escape_debug().collect::<String>().into()
 }
 
-/// Accepts for ever.
-pub async fn accept(door: Door, acceptors: Acceptors, handshakes: Option<Arc<Handshakes>>) {
+/// Why accepting has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Closed,
+    ByItself,
+}
+
+/// Accepts at `door` until the sender of `closed` is gone; the socket is closed when this returns.
+pub async fn accept(
+    door: Door,
+    acceptors: Acceptors,
+    handshakes: Option<Arc<Handshakes>>,
+    closed: oneshot::Receiver<()>,
+) -> Ended {
+    if acceptors.shards == 1 {
+        return accept_on_worker(door, acceptors, handshakes, closed).await;
+    }
+    let directory = Arc::clone(&acceptors.directory);
+    let give = |arrival: Arrival, shard| arrival.send_to(&directory, shard);
+    tokio::select! {
+        _ = closed => Ended::Closed,
+        () = accept_all(door, acceptors, handshakes, give) => Ended::ByItself,
+    }
+}
+
+/// Accepts on the thread of the only worker.
+async fn accept_on_worker(
+    door: Door,
+    acceptors: Acceptors,
+    handshakes: Option<Arc<Handshakes>>,
+    closed: oneshot::Receiver<()>,
+) -> Ended {
+    let (told, ended) = oneshot::channel();
+    let directory = Arc::clone(&acceptors.directory);
+    let begin = move |worker: &Rc<RefCell<Worker>>| {
+        let worker = Rc::clone(worker);
+        tokio::task::spawn_local(async move {
+            let _panic_stops = PanicStops;
+            let give = |arrival, _| connection::receive(&worker, arrival);
+            let end = tokio::select! {
+                _ = closed => Ended::Closed,
+                () = accept_all(door, acceptors, handshakes, give) => Ended::ByItself,
+            };
+            // Where nobody listens, the broker has stopped.
+            let _ = told.send(end);
+        });
+    };
+    directory.send(ONLY, Order::Run(Box::new(begin)));
+    // A worker that is gone has told nobody to close its doors.
+    ended.await.unwrap_or(Ended::ByItself)
+}
+
+/// Accepts for ever. Gives each socket with the shard whose turn it is.
+async fn accept_all(
+    door: Door,
+    acceptors: Acceptors,
+    handshakes: Option<Arc<Handshakes>>,
+    mut give: impl FnMut(Arrival, ShardId),
+) {
     let Acceptors {
         directory,
         shards,
         settings,
     } = acceptors;
+    let Door {
+        socket,
+        port,
+        endpoint,
+        connections,
+        tls,
+    } = door;
+    let socket = match socket.attach() {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::error!("The listening socket {endpoint} cannot be waited for: {error}");
+            return;
+        }
+    };
+    let mut next: ShardId = 0;
+    let take_in = |transport, peer| {
+        // Those of the last reload.
+        let settings = Arc::clone(&settings.borrow());
+        let Some(listener) = settings.listener_at(&endpoint) else {
+            return;
+        };
+        if let Some(limit) = full(&settings, listener, &directory, &connections) {
+            directory.count_turned_away();
+            tracing::info!("Connection from {peer} refused: {limit} is reached.");
+            return;
+        }
+        if settings.log.connection_messages {
+            log_accepted(&peer, port);
+        }
+        next = (next + 1) % shards;
+        let arrival = Arrival {
+            transport,
+            peer,
+            listener: Arc::clone(listener),
+            identity: None,
+            counted: directory.count(&connections),
+        };
+        match (&tls, &handshakes) {
+            (None, _) => give(arrival, next),
+            (Some(tls), Some(handshakes)) => {
+                let patience = Duration::from_secs(u64::from(settings.connect_timeout_seconds));
+                if let Some(socket) = arrival.detach() {
+                    handshakes.begin(socket, tls, patience, &directory, next);
+                }
+            }
+            // Never in plain: the socket closes here.
+            (Some(_), None) => drop(arrival),
+        }
+    };
+    accept_from(&socket, take_in).await;
+}
+
+async fn accept_from(socket: &Attached, mut take_in: impl FnMut(Transport, Peer)) {
     let mut reserve = File::open("/dev/null").ok();
     let mut is_paused = false;
-    let mut next: ShardId = 0;
+    let mut in_a_row = 0;
     loop {
-        match door.socket.accept().await {
-            Ok((stream, peer)) => {
+        match socket.accept().await {
+            Ok((transport, peer)) => {
                 is_paused = false;
-                // Those of the last reload.
-                let settings = Arc::clone(&settings.borrow());
-                let Some(listener) = settings.listener_at(&door.endpoint) else {
-                    continue;
-                };
-                if let Some(limit) = door.full(listener, &directory, settings.connections_max) {
-                    directory.count_turned_away();
-                    tracing::info!("Connection from {peer} refused: {limit} is reached.");
-                    continue;
-                }
-                if settings.log.connection_messages {
-                    door.log_accepted(&peer);
-                }
-                next = (next + 1) % shards;
-                let socket = Handover {
-                    stream,
-                    peer,
-                    listener: Arc::clone(listener),
-                    identity: None,
-                    counted: directory.count(&door.connections),
-                    is_opened: false,
-                };
-                let seconds = u64::from(settings.connect_timeout_seconds);
-                match (&door.tls, &handshakes) {
-                    (None, _) => {
-                        let unread = Vec::new();
-                        directory.send(next, Order::Serve { socket, unread });
-                    }
-                    (Some(tls), Some(handshakes)) => {
-                        let patience = Duration::from_secs(seconds);
-                        handshakes.begin(socket, tls, patience, &directory, next);
-                    }
-                    // Never in plain: the socket closes here.
-                    (Some(_), None) => drop(socket),
-                }
+                take_in(transport, peer);
             }
             Err(error) if is_out_of_descriptors(&error) => {
                 if !is_paused {
@@ -269,46 +364,51 @@ pub async fn accept(door: Door, acceptors: Acceptors, handshakes: Option<Arc<Han
                     is_paused = true;
                 }
                 drop(reserve.take());
-                refuse_those_who_wait(&door.socket).await;
+                refuse_those_who_wait(socket).await;
                 reserve = File::open("/dev/null").ok();
                 tokio::time::sleep(PAUSE).await;
             }
             // The peer was quicker than we were.
             Err(error) => tracing::debug!("Accepting failed: {error}"),
         }
+        in_a_row += 1;
+        if in_a_row == ACCEPTS_IN_A_ROW_MAX {
+            in_a_row = 0;
+            // Those who are in are served meanwhile.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn log_accepted(peer: &Peer, port: Option<u16>) {
+    match port {
+        Some(port) => tracing::info!(target: NOTICE, "New connection from {peer} on port {port}."),
+        None => tracing::info!(target: NOTICE, "New connection from {peer}."),
+    }
+}
+
+/// The name of the bound that leaves no room for one more.
+fn full(
+    settings: &Settings,
+    listener: &ListenerSettings,
+    directory: &Directory,
+    connections: &AtomicU64,
+) -> Option<&'static str> {
+    let open = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    let all = settings.connections_max;
+    let own = listener.connections_max;
+    if all > 0 && open(&directory.connections) >= all {
+        Some("connections_max")
+    } else if own.is_some_and(|own| open(connections) >= own) {
+        Some("connections_max of its listener")
+    } else {
+        None
     }
 }
 
 impl Door {
-    fn log_accepted(&self, peer: &Peer) {
-        match self.port {
-            Some(port) => {
-                tracing::info!(target: NOTICE, "New connection from {peer} on port {port}.");
-            }
-            None => tracing::info!(target: NOTICE, "New connection from {peer}."),
-        }
-    }
-
     pub fn has_tls(&self) -> bool {
         self.tls.is_some()
-    }
-
-    /// The name of the bound that leaves no room for one more.
-    fn full(
-        &self,
-        listener: &ListenerSettings,
-        directory: &Directory,
-        connections_max: u64,
-    ) -> Option<&'static str> {
-        let open = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let own = listener.connections_max;
-        if connections_max > 0 && open(&directory.connections) >= connections_max {
-            Some("connections_max")
-        } else if own.is_some_and(|own| open(&self.connections) >= own) {
-            Some("connections_max of its listener")
-        } else {
-            None
-        }
     }
 }
 
@@ -320,22 +420,36 @@ impl ListeningSocket {
         }
     }
 
-    async fn accept(&self) -> io::Result<(Detached, Peer)> {
+    /// Belongs to the runtime of this thread from here on.
+    fn attach(self) -> io::Result<Attached> {
+        Ok(match self {
+            Self::Tcp(socket) => Attached::Tcp(TcpListener::from_std(socket)?),
+            Self::Unix { socket, path, file } => Attached::Unix {
+                socket: UnixListener::from_std(socket)?,
+                path,
+                _file: file,
+            },
+        })
+    }
+}
+
+impl Attached {
+    async fn accept(&self) -> io::Result<(Transport, Peer)> {
         match self {
             Self::Tcp(socket) => {
                 let (stream, peer) = socket.accept().await?;
-                Ok((tcp::accepted(stream)?, Peer::Address(peer)))
+                Ok((tcp::accepted(stream), Peer::Address(peer)))
             }
             Self::Unix { socket, path, .. } => {
                 let (stream, _) = socket.accept().await?;
-                Ok((unix::accepted(stream)?, Peer::Path(Arc::clone(path))))
+                Ok((unix::accepted(stream), Peer::Path(Arc::clone(path))))
             }
         }
     }
 }
 
 /// Accepts and closes, one after the other. Polled once each, so nobody is waited for.
-async fn refuse_those_who_wait(socket: &ListeningSocket) {
+async fn refuse_those_who_wait(socket: &Attached) {
     for _ in 0..unix::BACKLOG {
         match tokio::time::timeout(Duration::ZERO, socket.accept()).await {
             Ok(Ok((stream, _))) => drop(stream),
@@ -351,7 +465,9 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
+const ONLY: ShardId = 0;
 const PAUSE: Duration = Duration::from_millis(250);
+const ACCEPTS_IN_A_ROW_MAX: u32 = 64;
 
 #[cfg(test)]
 mod tests {

@@ -66,6 +66,7 @@ pub fn run(start: Start) -> Result<(), ServerError> {
         .build()
         .map_err(ServerError::Start)?;
     raise_descriptor_limit();
+    make_room_for_descriptors();
     runtime.block_on(serve(start))
 }
 
@@ -246,8 +247,10 @@ async fn serve(start: Start) -> Result<(), ServerError> {
     process::notify(Notice::Stopping);
     health.stopping();
     // Nobody is let in to a house that is being closed: the ports are free from here on.
-    doors.close().await;
     let patience = Duration::from_secs(u64::from(settings.shutdown_timeout_seconds));
+    if tokio::time::timeout(patience, doors.close()).await.is_err() {
+        tracing::warn!("Some listening sockets were not closed in time.");
+    }
     // A will of one shard's client may be for a client of another, so all are published before anybody has to go.
     let (done, mut all_done) = mpsc::channel::<()>(1);
     for id in 0..shards {
@@ -450,6 +453,16 @@ fn raise_descriptor_limit() {
     tracing::debug!("Open files: at most {number}.");
 }
 
+/// Lets the kernel's table of our descriptors grow while there is one thread only. Later each doubling stops whoever accepts for
+/// 10 ms and more, until every CPU has been seen not to look into the old one.
+fn make_room_for_descriptors() {
+    use rustix::process::{Resource, getrlimit};
+    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let last = i32::try_from(allowed.min(DESCRIPTORS_AHEAD).saturating_sub(1));
+    // Where it cannot be done, it is done when it is needed.
+    let _ = last.map(|last| rustix::io::fcntl_dupfd_cloexec(io::stderr(), last));
+}
+
 fn random_seed() -> io::Result<u64> {
     random_bytes().map(u64::from_le_bytes)
 }
@@ -520,5 +533,7 @@ impl fmt::Display for ServerError {
 impl std::error::Error for ServerError {}
 
 const SHARDS_MAX: usize = 256;
+/// 8 bytes of the kernel's memory each.
+const DESCRIPTORS_AHEAD: u64 = 32_768;
 /// Between two publications of log lines.
 const LOG_PAUSE: Duration = Duration::from_millis(100);

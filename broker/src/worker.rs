@@ -52,6 +52,8 @@ struct Door {
 pub enum Order {
     /// Serve this socket; `unread` was read from it already.
     Serve { socket: Handover, unread: Vec<u8> },
+    /// Do this on the worker's thread.
+    Run(Task),
     /// The verdict on a password that a connection of this worker waits for.
     Verified {
         connection: ConnectionId,
@@ -74,6 +76,9 @@ pub enum Order {
     /// Say goodbye to everybody and stop when the last connection is gone.
     ShutDown { patience: Duration },
 }
+
+/// What a worker is to do once; it may start tasks there.
+pub type Task = Box<dyn FnOnce(&Rc<RefCell<Worker>>) + Send>;
 
 /// What the tasks that accept need to know.
 #[derive(Clone)]
@@ -313,6 +318,7 @@ async fn obey(worker: Rc<RefCell<Worker>>, mut orders: mpsc::UnboundedReceiver<O
     while let Some(order) = orders.recv().await {
         match order {
             Order::Serve { socket, unread } => connection::welcome(&worker, socket, &unread),
+            Order::Run(task) => task(&worker),
             Order::Verified {
                 connection,
                 verdict,

@@ -3,12 +3,13 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 
-use super::{Detached, DetachedStream};
+use super::{Stream, Transport};
 
 /// The file of a listening socket; removed when this goes, unless another has taken its place meanwhile.
 #[derive(Debug)]
@@ -33,15 +34,15 @@ pub(crate) fn bind(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
         device: metadata.dev(),
         inode: metadata.ino(),
     };
-    Ok((UnixListener::from_std(socket.into())?, file))
+    Ok((socket.into(), file))
 }
 
 /// An accepted socket, ready to be served.
-pub(crate) fn accepted(stream: UnixStream) -> io::Result<Detached> {
-    Ok(Detached {
-        stream: DetachedStream::Unix(stream.into_std()?),
+pub(crate) fn accepted(stream: UnixStream) -> Transport {
+    Transport {
+        stream: Stream::Unix(stream),
         web: None,
-    })
+    }
 }
 
 fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
@@ -91,8 +92,8 @@ mod tests {
         path
     }
 
-    #[tokio::test]
-    async fn a_live_socket_is_refused_a_stale_one_replaced_a_file_left_alone() {
+    #[test]
+    fn a_live_socket_is_refused_a_stale_one_replaced_a_file_left_alone() {
         let directory = directory("bind");
         let path = directory.join("mqtt.sock");
         let (listener, file) = bind(&path).unwrap();

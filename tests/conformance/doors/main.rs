@@ -10,10 +10,11 @@ mod web_socket;
 
 use harness::{Broker, Options};
 
-/// A broker with one listener on `{port}` that has these keys, and lets everybody in.
+/// A broker with one listener on `{port}` that has these keys, and lets everybody in. Its shard accepts by itself; the brokers of
+/// `options` have as many shards as there are CPUs.
 fn with_listener(keys: &str) -> Options {
     let text = format!(
-        "allow_anonymous = true\n[[listeners]]\naddress = \"127.0.0.1:{{port}}\"\n{keys}\n"
+        "allow_anonymous = true\nshards = 1\n[[listeners]]\naddress = \"127.0.0.1:{{port}}\"\n{keys}\n"
     );
     Broker::options().toml(&text)
 }

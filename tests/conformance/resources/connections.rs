@@ -121,9 +121,16 @@ fn r15_a_storm_of_connections_leaves_nothing_behind() {
     scene.finish();
 }
 
+/// One shard accepts on its own thread, several have it done for them.
 #[test]
 fn r15_one_connection_too_many_is_closed_and_no_one_else() {
-    let mut scene = Scene::start("connections_max = 10");
+    for shards in [1, 2] {
+        one_connection_too_many(shards);
+    }
+}
+
+fn one_connection_too_many(shards: u32) {
+    let mut scene = Scene::start(&format!("connections_max = 10\nshards = {shards}"));
     let mut accepted = Vec::new();
     for number in 0..20 {
         let mut client = Client::open(&scene.broker);
@@ -206,8 +213,14 @@ fn receive_and_acknowledge(client: &mut Client, received: &Mutex<BTreeSet<Vec<u8
 
 #[test]
 fn r17_without_descriptors_accepting_pauses_and_nobody_hangs() {
+    for shards in [1, 2] {
+        without_descriptors(shards);
+    }
+}
+
+fn without_descriptors(shards: u32) {
     use rustix::process::{Pid, Resource, Rlimit, prlimit};
-    let mut scene = Scene::start("");
+    let mut scene = Scene::start(&format!("shards = {shards}"));
     let process_id = i32::try_from(scene.broker.process_id().unwrap()).unwrap();
     let limit = Some(scene.descriptors() as u64 + 20);
     let limit = Rlimit {
