@@ -97,7 +97,7 @@ pub(crate) struct Device {
 /// What a chip gets.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Esp {
-    /// Write what an ESP32 needs, too: DER, settings as TOML and as C header, a QR code
+    /// Write what an ESP32 needs, too: DER, settings as TOML and as C header, a blob to flash, a QR code
     #[arg(long)]
     pub(crate) esp: bool,
     /// The broker's name for those settings [default: that of the newest server certificate]
@@ -106,6 +106,12 @@ pub(crate) struct Esp {
     /// The broker's port for them
     #[arg(long, value_name = "PORT", default_value_t = 8883, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) port: u16,
+    /// The Wi-Fi that the device is to join, for provisioning.bin
+    #[arg(long, value_name = "SSID", requires = "esp")]
+    pub(crate) wifi: Option<String>,
+    /// A file whose first line is its password; without one the network is open
+    #[arg(long, value_name = "FILE", requires = "wifi")]
+    pub(crate) wifi_password_file: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

@@ -1,8 +1,10 @@
-//! What an ESP32 gets: certificates and key as DER, its settings as TOML and as a C header, and a QR code for whoever mounts it.
+//! What an ESP32 gets: certificates and key as DER, its settings as TOML and as a C header, all of it as one blob to flash, and a QR
+//! code for whoever mounts it.
 //!
-//! The QR code says who the device is and whom it trusts. The key is in `key.der` and in the header, and nowhere else.
+//! The QR code says who the device is and whom it trusts. The key is in `key.der`, in the header and in the blob, and nowhere else.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{fmt, fs};
 
 use qrcode::QrCode;
 use qrcode::render::{svg, unicode};
@@ -13,12 +15,29 @@ use crate::authority::{Authority, Subject};
 use crate::facts::Facts;
 use crate::fault::Fault;
 use crate::place::{self, Over, Place, Readers};
+use crate::provisioning::{self, Entries};
 
-/// Which broker the device is for.
+/// Which broker the device is for, and how it gets there.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) host: String,
     pub(crate) port: u16,
+    pub(crate) wifi: Option<Wifi>,
+}
+
+/// A network; the password is empty for an open one.
+#[derive(Clone)]
+pub(crate) struct Wifi {
+    pub(crate) name: String,
+    pub(crate) password: String,
+}
+
+impl fmt::Debug for Wifi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wifi")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Serialize)]
@@ -75,6 +94,12 @@ pub(crate) fn write(
     let chain_pem = issued.pem() + authority.chain();
     let header = header(&config, &root_pem, &chain_pem, &key.serialize_pem())?;
     let toml = toml_of(&config)?;
+    let mut entries: Entries = vec![
+        (provisioning::CONFIG, toml.clone().into_bytes()),
+        (provisioning::KEY, key.serialize_der()),
+        (provisioning::CERTIFICATE, issued.der().to_vec()),
+        (provisioning::ROOT, root.der.clone()),
+    ];
     let everybody = Readers::Everybody;
     let mut files: Vec<(&str, Vec<u8>, Readers)> = vec![
         ("key.der", key.serialize_der(), Readers::Owner),
@@ -86,8 +111,16 @@ pub(crate) fn write(
     ];
     if !authority.chain().is_empty() {
         let between = Facts::from_bytes(authority.chain().as_bytes()).map_err(Fault::refused)?;
+        entries.push((provisioning::ISSUING, between.der.clone()));
         files.push(("issuing.der", between.der, everybody));
     }
+    if let Some(wifi) = &settings.wifi {
+        entries.push((provisioning::WIFI_NAME, wifi.name.clone().into_bytes()));
+        let password = wifi.password.clone().into_bytes();
+        entries.push((provisioning::WIFI_PASSWORD, password));
+    }
+    let blob = provisioning::write(&entries)?;
+    files.push((PROVISIONING, blob, Readers::Owner));
     for (name, bytes, readers) in &files {
         place::write(&directory.join(name), bytes, *readers, over)?;
     }
@@ -98,7 +131,7 @@ pub(crate) fn write(
         .light_color(unicode::Dense1x2::Dark)
         .build();
     Ok(format!(
-        "For its ESP32, in {}: config.toml, certificate.der, ca.der, qr.svg; secret: key.der, nightjar_device.h\n{drawn}\n",
+        "For its ESP32, in {}: config.toml, certificate.der, ca.der, qr.svg; secret: key.der, nightjar_device.h, provisioning.bin\n{drawn}\n",
         directory.display()
     ))
 }
@@ -121,10 +154,29 @@ pub(crate) fn renew(
     }
     let path = directory.join("certificate.der");
     place::write(&path, issued.der(), Readers::Everybody, over)?;
+    renew_blob(&directory.join(PROVISIONING), issued, new_key)?;
     Ok(format!(
-        "{} is new, too; config.toml and nightjar_device.h beside it are as they were.\n",
+        "{} and provisioning.bin are new, too; config.toml and nightjar_device.h beside them are as they were.\n",
         path.display()
     ))
+}
+
+/// One that is not there is not missed: devices have been made without.
+fn renew_blob(path: &Path, issued: &Certificate, new_key: Option<&KeyPair>) -> Result<(), Fault> {
+    let Ok(old) = fs::read(path) else {
+        return Ok(());
+    };
+    let damaged = || Fault::file(path, "this is no provisioning.bin");
+    let mut entries = provisioning::read(&old).ok_or_else(damaged)?;
+    for (kind, value) in &mut entries {
+        match (*kind, new_key) {
+            (provisioning::CERTIFICATE, _) => *value = issued.der().to_vec(),
+            (provisioning::KEY, Some(key)) => *value = key.serialize_der(),
+            _ => {}
+        }
+    }
+    let blob = provisioning::write(&entries)?;
+    place::write(path, &blob, Readers::Owner, Over::Anything)
 }
 
 fn toml_of(config: &Config<'_>) -> Result<String, Fault> {
@@ -169,3 +221,5 @@ fn header(config: &Config<'_>, root: &str, certificate: &str, key: &str) -> Resu
         id = config.device_id,
     ))
 }
+
+const PROVISIONING: &str = "provisioning.bin";

@@ -11,6 +11,7 @@ mod facts;
 mod fault;
 mod index;
 mod place;
+mod provisioning;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -190,6 +190,55 @@ fn a_chip_gets_the_same_as_der() {
     assert!(picture.contains("<svg"));
 }
 
+#[test]
+fn a_blob_to_flash_has_it_all_and_follows_a_renewal() {
+    let world = World::new(&["--issuing"]);
+    world.run(&["server", "broker.example.com"]);
+    std::fs::write(world.path("wifi"), "correct horse\n").unwrap();
+    let password = world.text("wifi");
+    let arguments = [
+        "device",
+        "gauge-7",
+        "--esp",
+        "--wifi",
+        "barn",
+        "--wifi-password-file",
+        &password,
+    ];
+    let report = world.run(&arguments);
+    assert!(!report.contains("correct horse"), "{report}");
+    let contains = |name: &str| {
+        let blob = world.read("esp/gauge-7/provisioning.bin");
+        let part = world.read(name);
+        blob.windows(part.len()).any(|window| window == part)
+    };
+    let files = [
+        "key.der",
+        "certificate.der",
+        "ca.der",
+        "issuing.der",
+        "config.toml",
+    ];
+    for file in files {
+        assert!(contains(&format!("esp/gauge-7/{file}")), "{file}");
+    }
+    let blob = world.read("esp/gauge-7/provisioning.bin");
+    let end = b"\x06\0\x04\0barn\x07\0\x0d\0correct horse";
+    assert!(blob.ends_with(end));
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let path = world.path("esp/gauge-7/provisioning.bin");
+        let mode = std::fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+    world.run(&["renew", "gauge-7", "--new-key"]);
+    assert_ne!(world.read("esp/gauge-7/provisioning.bin"), blob);
+    for file in files {
+        assert!(contains(&format!("esp/gauge-7/{file}")), "{file}");
+    }
+}
+
 #[track_caller]
 fn number(list: &str) -> u64 {
     let (_, rest) = list.split_once("X509v3 CRL Number:").unwrap();

@@ -12,7 +12,7 @@ use rcgen::{Certificate, KeyPair};
 use crate::authority::{self, Authority, Subject};
 use crate::cli::{Batch, Device, Server};
 use crate::commands::{day, revoke};
-use crate::esp::{self, Settings};
+use crate::esp::{self, Settings, Wifi};
 use crate::fault::Fault;
 use crate::index::{Entry, Index, Kind};
 use crate::place::{self, Over, Place, Readers};
@@ -349,6 +349,35 @@ fn esp_settings(index: &Index, asked: &crate::cli::Esp) -> Result<Option<Setting
     Ok(Some(Settings {
         host,
         port: asked.port,
+        wifi: wifi(asked)?,
+    }))
+}
+
+fn wifi(asked: &crate::cli::Esp) -> Result<Option<Wifi>, Fault> {
+    let Some(name) = &asked.wifi else {
+        return Ok(None);
+    };
+    if name.is_empty() || name.len() > WIFI_NAME_BYTES_MAX {
+        return Err(Fault::asked("--wifi: expected a name of 1 to 32 bytes"));
+    }
+    let password = match &asked.wifi_password_file {
+        None => String::new(),
+        Some(path) => {
+            let text = place::read_text(path)?;
+            let password = text.lines().next().unwrap_or_default().to_owned();
+            // What WPA takes.
+            if !(8..=63).contains(&password.len()) {
+                return Err(Fault::file(
+                    path,
+                    "expected a password of 8 to 63 bytes in its first line",
+                ));
+            }
+            password
+        }
+    };
+    Ok(Some(Wifi {
+        name: name.clone(),
+        password,
     }))
 }
 
@@ -391,6 +420,8 @@ const COMMON_NAME_MAX: usize = authority::COMMON_NAME_BYTES_MAX;
 
 /// Certificates between two writes of the index: each of them is in it before its files are written.
 const AT_ONCE: usize = 1_000;
+
+const WIFI_NAME_BYTES_MAX: usize = 32;
 
 const BATCH_MAX: usize = 100_000;
 const FAULTS_SHOWN: usize = 20;
