@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use nightjar_certs::Identity;
 
+use crate::door_counts::Counted;
 use crate::identity::{ConnectionId, ShardId};
 use crate::settings::ListenerSettings;
 use crate::shard::Received;
 use crate::transport::opening::{self, Opened};
 use crate::transport::{Incoming, Peer, Transport};
-use crate::worker::{Counted, Directory, Handover, Order, PanicStops, Worker};
+use crate::worker::{Directory, Handover, Order, PanicStops, Worker};
 
 /// An open socket and the task that reads it.
 pub(crate) struct Socket {

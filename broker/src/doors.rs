@@ -4,14 +4,15 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use crate::door_counts::DoorCounts;
+use crate::http_api::{self, Api};
 use crate::listener::tls::{Current, Handshakes};
 use crate::listener::{self, Activated, Door, Ended};
-use crate::settings::{Endpoint, ListenerSettings, Settings};
+use crate::settings::{Endpoint, ListenerProtocol, Settings};
 use crate::worker::Acceptors;
 
 /// What is open.
@@ -25,7 +26,6 @@ pub struct Doors {
 
 struct Open {
     place: Place,
-    connections: Arc<AtomicU64>,
     tls: Option<Arc<Current>>,
     /// Closes it by going. `None`: prepared only.
     closer: Option<oneshot::Sender<()>>,
@@ -37,6 +37,7 @@ struct Place {
     endpoint: Endpoint,
     interface: Option<Box<str>>,
     has_tls: bool,
+    protocol: ListenerProtocol,
 }
 
 /// Sockets that were opened, and what they are for.
@@ -62,6 +63,7 @@ impl Doors {
         &self,
         settings: &Settings,
         given: &mut Activated,
+        counts: &DoorCounts,
     ) -> Result<Prepared, (Endpoint, io::Error)> {
         let mut prepared = Prepared {
             doors: Vec::new(),
@@ -70,7 +72,7 @@ impl Doors {
             handshakes: self.handshakes.clone(),
         };
         for listener in &settings.listeners {
-            let connections = self.connections_of(listener);
+            let counts = counts.of(listener);
             let tls = Current::load(listener).map(|loaded| loaded.map(Arc::new));
             for endpoint in &listener.endpoints {
                 let fail = |error| (endpoint.clone(), error);
@@ -87,6 +89,7 @@ impl Doors {
                     endpoint: endpoint.clone(),
                     interface: listener.bind_interface.clone(),
                     has_tls: tls.is_some(),
+                    protocol: listener.protocol,
                 };
                 prepared.wanted.push(place.clone());
                 if let Some(open) = self.open.iter().find(|open| open.place == place) {
@@ -99,7 +102,7 @@ impl Doors {
                     let handshakes = Handshakes::start().map_err(fail)?;
                     prepared.handshakes = Some(Arc::new(handshakes));
                 }
-                let door = match listener::open(listener, endpoint, &connections, tls, given) {
+                let door = match listener::open(listener, endpoint, &counts, tls, given) {
                     // "Every address" and both loopback addresses include those of a protocol that a machine may not have.
                     Err(error)
                         if (settings.local_only || listener.endpoints.len() > 1)
@@ -112,7 +115,6 @@ impl Doors {
                 };
                 let open = Open {
                     place,
-                    connections: Arc::clone(&connections),
                     tls: tls.map(Arc::clone),
                     closer: None,
                 };
@@ -123,7 +125,7 @@ impl Doors {
     }
 
     /// Closes what is not wanted any more, and accepts at what was opened.
-    pub fn commit(&mut self, prepared: Prepared, acceptors: &Acceptors) {
+    pub fn commit(&mut self, prepared: Prepared, acceptors: &Acceptors, api: &Arc<Api>) {
         self.handshakes = prepared.handshakes;
         for (old, new) in &prepared.renewed {
             old.replace_by(new);
@@ -137,9 +139,17 @@ impl Doors {
         });
         for (mut open, door) in prepared.doors {
             let (closer, closed) = oneshot::channel();
-            let handshakes = self.handshakes.clone();
-            let accept = listener::accept(door, acceptors.clone(), handshakes, closed);
-            self.tasks.spawn(accept);
+            match open.place.protocol {
+                ListenerProtocol::HttpApi => {
+                    self.tasks
+                        .spawn(http_api::accept(door, Arc::clone(api), closed));
+                }
+                ListenerProtocol::Mqtt | ListenerProtocol::WebSocket => {
+                    let handshakes = self.handshakes.clone();
+                    let accept = listener::accept(door, acceptors.clone(), handshakes, closed);
+                    self.tasks.spawn(accept);
+                }
+            }
             open.closer = Some(closer);
             self.open.push(open);
         }
@@ -161,15 +171,6 @@ impl Doors {
         self.open.clear();
         while self.tasks.join_next().await.is_some() {}
     }
-
-    /// The count that a listener's sockets share.
-    fn connections_of(&self, listener: &ListenerSettings) -> Arc<AtomicU64> {
-        self.open
-            .iter()
-            .find(|open| listener.endpoints.contains(&open.place.endpoint))
-            .map(|open| Arc::clone(&open.connections))
-            .unwrap_or_default()
-    }
 }
 
 impl Default for Doors {
@@ -181,7 +182,7 @@ impl Default for Doors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::TlsSettings;
+    use crate::settings::{ListenerSettings, TlsSettings};
 
     #[tokio::test]
     async fn tls_is_never_served_in_plain() {
@@ -190,7 +191,7 @@ mod tests {
                 listeners: vec![Arc::new(listener)],
                 ..Settings::default()
             };
-            Doors::new().prepare(&settings, &mut Activated::none())
+            Doors::new().prepare(&settings, &mut Activated::none(), &DoorCounts::default())
         };
         let without_files = ListenerSettings {
             tls: Some(TlsSettings::default()),

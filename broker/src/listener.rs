@@ -14,7 +14,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use listenfd::ListenFd;
@@ -22,6 +21,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::oneshot;
 
 use crate::connection::{self, Arrival};
+use crate::door_counts::{Counted, DoorCount};
 use crate::identity::ShardId;
 use crate::logging::NOTICE;
 use crate::settings::{Endpoint, ListenerProtocol, ListenerSettings, Settings};
@@ -37,9 +37,17 @@ pub struct Door {
     /// `None`: a Unix socket.
     port: Option<u16>,
     endpoint: Endpoint,
-    /// Open connections of the listener, of all its endpoints.
-    connections: Arc<AtomicU64>,
+    /// Connections of the listener, of all its endpoints.
+    counts: Arc<DoorCount>,
     /// What it serves TLS with, the same for all its endpoints.
+    tls: Option<Arc<tls::Current>>,
+}
+
+/// The same on this thread.
+pub(crate) struct OpenDoor {
+    socket: Attached,
+    endpoint: Endpoint,
+    counts: Arc<DoorCount>,
     tls: Option<Arc<tls::Current>>,
 }
 
@@ -132,12 +140,11 @@ fn path_of(socket: &std::os::unix::net::UnixListener) -> Option<PathBuf> {
     address.as_pathname().map(Path::to_owned)
 }
 
-/// Opens one endpoint of a listener, and says so. `connections` counts what all its endpoints have accepted; `tls` is what
-/// they serve with.
+/// Opens one endpoint of a listener, and says so. `counts` are those of all its endpoints; `tls` is what they serve with.
 pub fn open(
     listener: &Arc<ListenerSettings>,
     endpoint: &Endpoint,
-    connections: &Arc<AtomicU64>,
+    counts: &Arc<DoorCount>,
     tls: Option<&Arc<tls::Current>>,
     given: &mut Activated,
 ) -> io::Result<Door> {
@@ -146,7 +153,7 @@ pub fn open(
         port: socket.port(),
         socket,
         endpoint: endpoint.clone(),
-        connections: Arc::clone(connections),
+        counts: Arc::clone(counts),
         tls: tls.map(Arc::clone),
     })
 }
@@ -155,8 +162,8 @@ pub fn open(
 pub fn check_is_served(listener: &ListenerSettings) -> io::Result<()> {
     let missing = if listener.tls.is_some() && listener.proxy_protocol.is_some() {
         "a listener has either TLS or a PROXY header before it; the proxy in front speaks TLS"
-    } else if listener.protocol == ListenerProtocol::HttpApi {
-        "http_api is not served by this version; leave the listener out"
+    } else if listener.protocol == ListenerProtocol::HttpApi && listener.proxy_protocol.is_some() {
+        "http_api is not served behind a PROXY header; leave proxy_protocol out"
     } else {
         return Ok(());
     };
@@ -169,9 +176,20 @@ fn open_socket(
     given: &mut Activated,
 ) -> io::Result<ListeningSocket> {
     let kind = match listener.protocol {
+        ListenerProtocol::Mqtt => "",
         ListenerProtocol::WebSocket => "websockets ",
-        _ => "",
+        ListenerProtocol::HttpApi => "http api ",
     };
+    if let Some(directory) = &listener.http_directory {
+        if directory.is_dir() {
+            tracing::info!("Using http_dir {}", directory.display());
+        } else {
+            tracing::warn!(
+                "http_dir {} is no directory that can be read: no files are served.",
+                directory.display()
+            );
+        }
+    }
     match endpoint {
         Endpoint::Tcp(address) => {
             let socket = match given.take_tcp(*address) {
@@ -300,7 +318,7 @@ async fn accept_all(
         socket,
         port,
         endpoint,
-        connections,
+        counts,
         tls,
     } = door;
     let socket = match socket.attach() {
@@ -317,8 +335,8 @@ async fn accept_all(
         let Some(listener) = settings.listener_at(&endpoint) else {
             return;
         };
-        if let Some(limit) = full(&settings, listener, &directory, &connections) {
-            directory.count_turned_away();
+        if let Some(limit) = full(&settings, listener, &directory, &counts) {
+            counts.count_turned_away();
             tracing::info!("Connection from {peer} refused: {limit} is reached.");
             return;
         }
@@ -331,7 +349,7 @@ async fn accept_all(
             peer,
             listener: Arc::clone(listener),
             identity: None,
-            counted: directory.count(&connections),
+            counted: counts.count(),
         };
         match (&tls, &handshakes) {
             (None, _) => give(arrival, next),
@@ -392,14 +410,13 @@ fn full(
     settings: &Settings,
     listener: &ListenerSettings,
     directory: &Directory,
-    connections: &AtomicU64,
+    counts: &DoorCount,
 ) -> Option<&'static str> {
-    let open = |count: &AtomicU64| count.load(Ordering::Relaxed);
     let all = settings.connections_max;
     let own = listener.connections_max;
-    if all > 0 && open(&directory.connections) >= all {
+    if all > 0 && directory.door_counts.clients() >= all {
         Some("connections_max")
-    } else if own.is_some_and(|own| open(connections) >= own) {
+    } else if own.is_some_and(|own| counts.open() >= own) {
         Some("connections_max of its listener")
     } else {
         None
@@ -407,8 +424,37 @@ fn full(
 }
 
 impl Door {
-    pub fn has_tls(&self) -> bool {
-        self.tls.is_some()
+    /// On this thread, for what is served without a worker.
+    pub(crate) fn open_here(self) -> io::Result<OpenDoor> {
+        Ok(OpenDoor {
+            socket: self.socket.attach()?,
+            endpoint: self.endpoint,
+            counts: self.counts,
+            tls: self.tls,
+        })
+    }
+}
+
+impl OpenDoor {
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    pub(crate) fn tls(&self) -> Option<&tls::Current> {
+        self.tls.as_deref()
+    }
+
+    pub(crate) async fn accept(&self) -> io::Result<(Transport, Peer)> {
+        self.socket.accept().await
+    }
+
+    /// Counts one connection of the listener for as long as it lives. `None`: there is no room for one more.
+    pub(crate) fn count(&self, connections_max: Option<u64>) -> Option<Counted> {
+        if connections_max.is_some_and(|limit| self.counts.open() >= limit) {
+            self.counts.count_turned_away();
+            return None;
+        }
+        Some(self.counts.count())
     }
 }
 

@@ -1,25 +1,30 @@
-//! What is counted, collected from all shards and written for Prometheus: the one place that knows the crate of that name.
+//! What is counted, collected from all shards and written for Prometheus (`families.rs`).
 //!
 //! In: each shard's plain numbers, which it copies when it is asked (nothing is shared or locked on a message's way), and what
 //! the exchange, the store and the process know. Out: one `Report`, and its text. Labels are fixed: no client, no topic,
 //! nothing that anybody outside can choose (R19). `docs/metrics.md` has a row for every name.
 
+mod families;
+
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nightjar_codec::{PacketType, ReasonCode};
 use nightjar_storage::{Journal, JournalStatus, RedbEngine};
-use prometheus::TextEncoder;
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::MetricFamily;
 use tokio::sync::{Mutex, mpsc};
 
 use crate::cli::VERSION;
 use crate::clock::{Clock, Now};
+use crate::door_counts::DoorCount;
 use crate::exchange::Exchange;
 use crate::identity::ShardId;
-use crate::session::counters::{Closed, Counters, SessionEnd};
+use crate::session::counters::{ByListener, Closed, Counters, Numbers, SessionEnd};
+use crate::settings::ListenerProtocol;
 use crate::worker::{Directory, Order};
+use families::{Families, Kind, words};
 
 /// The content type of what `text` gives.
 pub const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -45,16 +50,16 @@ struct Reloads {
 
 /// What the shards said last.
 struct Shards {
-    answers: mpsc::Receiver<(ShardId, Counters)>,
-    to: mpsc::Sender<(ShardId, Counters)>,
+    answers: mpsc::Receiver<(ShardId, Numbers)>,
+    to: mpsc::Sender<(ShardId, Numbers)>,
     each: Vec<Answer>,
-    /// A connection that moves is for a moment counted by neither shard: the sum does not go back for that.
-    bytes_received: u64,
+    /// By listener. A connection that moves is for a moment counted by neither shard: the sum does not go back for that.
+    bytes_received: BTreeMap<Arc<str>, u64>,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 struct Answer {
-    counters: Counters,
+    numbers: Numbers,
     /// It was asked, and has not answered.
     is_awaited: bool,
 }
@@ -71,9 +76,12 @@ pub struct Report {
     pub uptime_milliseconds: u64,
     /// Seconds since 1970.
     pub started_at: u64,
+    /// Open ones of clients.
     pub connections: u64,
-    pub connections_opened: u64,
-    pub connections_turned_away: u64,
+    pub listeners: Vec<ListenerReport>,
+    /// QoS 1 and 2 messages sent to clients, and QoS 2 messages received, that are not acknowledged to the end.
+    pub inflight_outbound: u64,
+    pub inflight_inbound: u64,
     pub sessions: u64,
     pub subscriptions: u64,
     pub shared_subscriptions: u64,
@@ -91,6 +99,17 @@ pub struct Report {
     pub reload_failed: bool,
     /// Seconds since 1970.
     pub reloaded_at: u64,
+}
+
+/// What came in through one listener.
+#[derive(Debug)]
+pub struct ListenerReport {
+    pub name: Box<str>,
+    pub protocol: ListenerProtocol,
+    pub open: u64,
+    pub opened: u64,
+    pub turned_away: u64,
+    counted: ByListener,
 }
 
 /// What the store says of itself.
@@ -127,7 +146,7 @@ impl Metrics {
                 answers,
                 to,
                 each: vec![Answer::default(); count],
-                bytes_received: 0,
+                bytes_received: BTreeMap::new(),
             }),
         }
     }
@@ -148,28 +167,21 @@ impl Metrics {
         shards.ask(&self.directory);
         // A shard that does not answer is one that stops, or has an enormous turn.
         let _ = tokio::time::timeout(PATIENCE, shards.hear()).await;
-        let mut counters = Counters::default();
-        for answer in &shards.each {
-            counters.add(&answer.counters);
-        }
-        counters.bytes_received = counters.bytes_received.max(shards.bytes_received);
-        shards.bytes_received = counters.bytes_received;
+        let numbers = shards.sum();
         let silent_shards = shards.each.iter().filter(|each| each.is_awaited).count();
         drop(shards);
         let now = self.clock.now();
         let exchange = &self.exchange;
-        let open = self.directory.connections.load(Ordering::Relaxed);
-        let opened = self.directory.connections_opened.load(Ordering::Relaxed);
-        let turned_away = &self.directory.connections_turned_away;
         Report {
-            counters,
+            connections: self.directory.door_counts.clients(),
+            listeners: self.listeners(&numbers),
+            counters: numbers.counters,
+            inflight_outbound: numbers.inflight_outbound,
+            inflight_inbound: numbers.inflight_inbound,
             silent_shards,
             at: now.monotonic,
             uptime_milliseconds: now.monotonic.saturating_sub(self.started.monotonic),
             started_at: self.started.wall / 1000,
-            connections: open,
-            connections_opened: opened,
-            connections_turned_away: turned_away.load(Ordering::Relaxed),
             sessions: exchange.sessions.value(),
             subscriptions: exchange.subscription_count.value(),
             shared_subscriptions: exchange.shared_subscriptions.load(Ordering::Relaxed),
@@ -186,6 +198,26 @@ impl Metrics {
             reload_failed: self.reloads.has_failed.load(Ordering::Relaxed),
             reloaded_at: self.reloads.succeeded_at.load(Ordering::Relaxed),
         }
+    }
+
+    fn listeners(&self, numbers: &Numbers) -> Vec<ListenerReport> {
+        let of = |count: Arc<DoorCount>| {
+            let known = numbers.listeners.iter();
+            let counted = known
+                .filter(|(name, _)| count.is_for_clients() && **name == *count.name)
+                .map(|(_, counted)| *counted)
+                .next();
+            ListenerReport {
+                name: count.name.clone(),
+                protocol: count.protocol,
+                open: count.open(),
+                opened: count.opened(),
+                turned_away: count.turned_away(),
+                counted: counted.unwrap_or_default(),
+            }
+        };
+        let counts = self.directory.door_counts.all();
+        counts.into_iter().map(of).collect()
     }
 
     fn store_report(&self) -> Option<StoreReport> {
@@ -219,10 +251,24 @@ impl Shards {
         }
     }
 
-    fn take(&mut self, (shard, counters): (ShardId, Counters)) {
+    /// What all of them said last.
+    fn sum(&mut self) -> Numbers {
+        let mut sum = Numbers::default();
+        for answer in &self.each {
+            sum.add(&answer.numbers);
+        }
+        for (name, counted) in &mut sum.listeners {
+            let before = self.bytes_received.entry(Arc::clone(name)).or_default();
+            counted.bytes_received = counted.bytes_received.max(*before);
+            *before = counted.bytes_received;
+        }
+        sum
+    }
+
+    fn take(&mut self, (shard, numbers): (ShardId, Numbers)) {
         if let Some(answer) = self.each.get_mut(usize::from(shard)) {
             *answer = Answer {
-                counters,
+                numbers,
                 is_awaited: false,
             };
         }
@@ -235,10 +281,34 @@ impl Report {
         self.counters.clients_connected().min(self.sessions)
     }
 
+    /// Connections of clients that were ever opened.
+    pub fn connections_opened(&self) -> u64 {
+        self.clients().map(|listener| listener.opened).sum()
+    }
+
+    pub fn bytes_received(&self) -> u64 {
+        self.clients()
+            .map(|listener| listener.counted.bytes_received)
+            .sum()
+    }
+
+    pub fn bytes_sent(&self) -> u64 {
+        self.clients()
+            .map(|listener| listener.counted.bytes_sent)
+            .sum()
+    }
+
+    /// The listeners of clients.
+    fn clients(&self) -> impl Iterator<Item = &ListenerReport> {
+        let listeners = self.listeners.iter();
+        listeners.filter(|listener| listener.protocol != ListenerProtocol::HttpApi)
+    }
+
     /// As Prometheus reads it. `commit_pending`: milliseconds the present commit has been on its way.
     pub fn text(&self, commit_pending: u64) -> String {
         let mut families = Families::default();
         self.describe_broker(&mut families);
+        self.describe_listeners(&mut families);
         self.describe_traffic(&mut families);
         self.describe_state(&mut families);
         if let Some(store) = &self.store {
@@ -276,39 +346,10 @@ impl Report {
             "Shards that did not tell their numbers in time; their last ones are used.",
             self.silent_shards as u64,
         );
-        out.gauge("connections", "Open connections.", self.connections);
-        out.counter(
-            "connections_opened_total",
-            "Connections that were accepted by a listener.",
-            self.connections_opened,
-        );
-        out.counter(
-            "connections_turned_away_total",
-            "Connections closed before anything was read, because there were too many.",
-            self.connections_turned_away,
-        );
         out.counter(
             "connects_accepted_total",
             "CONNECT packets that were answered with success.",
             counters.connects_accepted,
-        );
-        let refused = ReasonCode::ALL.iter().filter(|code| code.is_error());
-        let refused: Vec<_> = refused
-            .map(|code| (label(*code), counters.refused.of(*code)))
-            .collect();
-        out.labelled(
-            Kind::Counter,
-            "connections_refused_total",
-            "Connections that ended before their CONNECT was accepted, by the MQTT 5.0 reason.",
-            "reason",
-            refused.iter().map(|(label, value)| (&**label, *value)),
-        );
-        out.labelled(
-            Kind::Counter,
-            "connections_closed_total",
-            "Connections that ended, by why.",
-            "reason",
-            words(&Closed::ALL, &counters.closed),
         );
         out.labelled(
             Kind::Counter,
@@ -334,6 +375,75 @@ impl Report {
         );
     }
 
+    fn describe_listeners(&self, out: &mut Families) {
+        let mut gauge = Vec::new();
+        let mut opened = Vec::new();
+        let mut turned_away = Vec::new();
+        for listener in &self.listeners {
+            let name = ("listener", &*listener.name);
+            let labels = [name, ("protocol", protocol(listener.protocol))];
+            gauge.push(Kind::Gauge.metric(&labels, listener.open as f64));
+            opened.push(Kind::Counter.metric(&[name], listener.opened as f64));
+            turned_away.push(Kind::Counter.metric(&[name], listener.turned_away as f64));
+        }
+        out.own(Kind::Gauge, "connections", "Open connections.", gauge);
+        out.own(
+            Kind::Counter,
+            "connections_opened_total",
+            "Connections that were accepted by a listener.",
+            opened,
+        );
+        out.own(
+            Kind::Counter,
+            "connections_turned_away_total",
+            "Connections closed before anything was read, because there were too many.",
+            turned_away,
+        );
+        let errors = ReasonCode::ALL.iter().filter(|code| code.is_error());
+        let errors: Vec<_> = errors.map(|code| (label(*code), *code)).collect();
+        let [mut refused, mut closed, mut received, mut sent] = [const { Vec::new() }; 4];
+        for listener in self.clients() {
+            let name = ("listener", &*listener.name);
+            let counted = &listener.counted;
+            for (label, code) in &errors {
+                let labels = [name, ("reason", &**label)];
+                refused.push(Kind::Counter.metric(&labels, counted.refused.of(*code) as f64));
+            }
+            for (reason, value) in words(&Closed::ALL, &counted.closed) {
+                closed.push(Kind::Counter.metric(&[name, ("reason", reason)], value as f64));
+            }
+            received.push(Kind::Counter.metric(&[name], counted.bytes_received as f64));
+            sent.push(Kind::Counter.metric(&[name], counted.bytes_sent as f64));
+        }
+        let families = [
+            (
+                "connections_refused_total",
+                "Connections that ended before their CONNECT was accepted, by the MQTT 5.0 reason.",
+                refused,
+            ),
+            (
+                "connections_closed_total",
+                "Connections that ended, by why.",
+                closed,
+            ),
+            (
+                "received_bytes_total",
+                "Bytes of MQTT from clients.",
+                received,
+            ),
+            (
+                "sent_bytes_total",
+                "Bytes of MQTT written to clients.",
+                sent,
+            ),
+        ];
+        for (name, help, metrics) in families {
+            if !metrics.is_empty() {
+                out.own(Kind::Counter, name, help, metrics);
+            }
+        }
+    }
+
     fn describe_traffic(&self, out: &mut Families) {
         let counters = &self.counters;
         let mut sent = counters.packets_sent;
@@ -351,16 +461,6 @@ impl Report {
             "Control packets to clients.",
             "type",
             PACKETS.map(|(packet, word)| (word, sent[packet as usize])),
-        );
-        out.counter(
-            "received_bytes_total",
-            "Bytes of MQTT from clients.",
-            counters.bytes_received,
-        );
-        out.counter(
-            "sent_bytes_total",
-            "Bytes of MQTT written to clients.",
-            counters.bytes_sent,
         );
         let by_qos = |values: &[u64; 3]| [("0", values[0]), ("1", values[1]), ("2", values[2])];
         out.labelled(
@@ -440,6 +540,16 @@ impl Report {
             [
                 ("connected", connected),
                 ("offline", self.sessions.saturating_sub(connected)),
+            ],
+        );
+        out.labelled(
+            Kind::Gauge,
+            "inflight_messages",
+            "Messages that are on their way and not acknowledged to the end: QoS 1 and 2 to clients, QoS 2 from them.",
+            "direction",
+            [
+                ("outbound", self.inflight_outbound),
+                ("inbound", self.inflight_inbound),
             ],
         );
         out.counter(
@@ -575,7 +685,7 @@ pub fn exporter_text<'a>(topics: impl IntoIterator<Item = ExportedTopic<'a>>) ->
         } else {
             Kind::Gauge
         };
-        let metric = kind.metric(None, exported.value);
+        let metric = kind.metric(&[], exported.value);
         families.push(kind, name, exported.topic, vec![metric]);
     }
     families.text(Vec::new())
@@ -603,113 +713,12 @@ fn process_families() -> Vec<MetricFamily> {
     Vec::new()
 }
 
-#[derive(Clone, Copy, Eq, PartialEq)]
-enum Kind {
-    Counter,
-    Gauge,
-}
-
-impl Kind {
-    fn metric(self, label: Option<(&str, &str)>, value: f64) -> Metric {
-        let pair = label.map(|(name, text)| {
-            let mut pair = LabelPair::default();
-            pair.set_name(name.into());
-            pair.set_value(text.into());
-            pair
-        });
-        let mut metric = Metric::from_label(pair.into_iter().collect());
-        match self {
-            Self::Counter => {
-                let mut counter = Counter::default();
-                counter.set_value(value);
-                metric.set_counter(counter);
-            }
-            Self::Gauge => {
-                let mut gauge = Gauge::default();
-                gauge.set_value(value);
-                metric.set_gauge(gauge);
-            }
-        }
-        metric
+fn protocol(protocol: ListenerProtocol) -> &'static str {
+    match protocol {
+        ListenerProtocol::Mqtt => "mqtt",
+        ListenerProtocol::WebSocket => "websocket",
+        ListenerProtocol::HttpApi => "http_api",
     }
-}
-
-/// Families in the making.
-#[derive(Default)]
-struct Families(Vec<MetricFamily>);
-
-impl Families {
-    fn counter(&mut self, name: &str, help: &str, value: u64) {
-        self.own(
-            Kind::Counter,
-            name,
-            help,
-            vec![Kind::Counter.metric(None, value as f64)],
-        );
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: u64) {
-        self.own(
-            Kind::Gauge,
-            name,
-            help,
-            vec![Kind::Gauge.metric(None, value as f64)],
-        );
-    }
-
-    fn seconds(&mut self, kind: Kind, name: &str, help: &str, milliseconds: u64) {
-        let seconds = milliseconds as f64 / 1000.0;
-        self.own(kind, name, help, vec![kind.metric(None, seconds)]);
-    }
-
-    fn labelled<'a>(
-        &mut self,
-        kind: Kind,
-        name: &str,
-        help: &str,
-        label: &str,
-        values: impl IntoIterator<Item = (&'a str, u64)>,
-    ) {
-        let metrics = values
-            .into_iter()
-            .map(|(text, value)| kind.metric(Some((label, text)), value as f64))
-            .collect();
-        self.own(kind, name, help, metrics);
-    }
-
-    fn own(&mut self, kind: Kind, name: &str, help: &str, metrics: Vec<Metric>) {
-        self.push(kind, format!("nightjar_{name}"), help, metrics);
-    }
-
-    fn push(&mut self, kind: Kind, name: String, help: &str, metrics: Vec<Metric>) {
-        let mut family = MetricFamily::default();
-        family.set_name(name);
-        family.set_help(help.into());
-        family.set_field_type(match kind {
-            Kind::Counter => MetricType::COUNTER,
-            Kind::Gauge => MetricType::GAUGE,
-        });
-        family.set_metric(metrics);
-        self.0.push(family);
-    }
-
-    fn text(mut self, more: Vec<MetricFamily>) -> String {
-        self.0.extend(more);
-        let encoded = TextEncoder::new().encode_to_string(&self.0);
-        debug_assert!(encoded.is_ok(), "{encoded:?}");
-        encoded.unwrap_or_default()
-    }
-}
-
-/// Labels and the numbers that stand at their places.
-fn words<'a, L, const N: usize>(
-    labels: &'a [(L, &'static str); N],
-    values: &'a [u64; N],
-) -> impl Iterator<Item = (&'a str, u64)> {
-    labels
-        .iter()
-        .zip(values)
-        .map(|((_, word), value)| (*word, *value))
 }
 
 /// "not authorized (0x87)" as `not_authorized`.

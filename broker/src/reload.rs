@@ -16,6 +16,7 @@ use crate::cli::{self, CliError, Invocation};
 use crate::config::Note;
 use crate::doors::{Doors, Prepared};
 use crate::exchange::Exchange;
+use crate::http_api::Api;
 use crate::listener::Activated;
 use crate::logging;
 use crate::settings::{Endpoint, Settings};
@@ -29,6 +30,9 @@ pub(crate) struct Reloader {
     pub settings: watch::Sender<Arc<Settings>>,
     pub acceptors: Acceptors,
     pub exchange: Arc<Exchange>,
+    /// What those have who ask over HTTP.
+    pub in_force: watch::Sender<Arc<Reloaded>>,
+    pub api: Arc<Api>,
 }
 
 /// Why nothing was changed.
@@ -73,7 +77,11 @@ impl Reloader {
         let passwords = Passwords::load(&settings).map_err(ReloadError::Passwords)?;
         let authorization = Authorization::load(&settings).map_err(ReloadError::Rules)?;
         let doors = doors
-            .prepare(&settings, &mut Activated::none())
+            .prepare(
+                &settings,
+                &mut Activated::none(),
+                &self.acceptors.directory.door_counts,
+            )
             .map_err(|(endpoint, error)| ReloadError::Listen { endpoint, error })?;
         Ok(Next {
             reloaded: Arc::new(Reloaded {
@@ -110,12 +118,13 @@ impl Reloader {
         }
         self.exchange.apply(settings);
         self.settings.send_replace(Arc::clone(settings));
+        self.in_force.send_replace(Arc::clone(&next.reloaded));
         // The shards come first: whoever is accepted from here on is measured by what they have.
         for shard in 0..self.acceptors.shards {
             let order = Order::Reload(Arc::clone(&next.reloaded));
             self.acceptors.directory.send(shard, order);
         }
-        doors.commit(next.doors, &self.acceptors);
+        doors.commit(next.doors, &self.acceptors, &self.api);
     }
 }
 

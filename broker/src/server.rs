@@ -25,6 +25,7 @@ use crate::doors::Doors;
 use crate::exchange::Exchange;
 use crate::health::Health;
 use crate::http::{self, HttpServer, Pages, Rooms};
+use crate::http_api::Api;
 use crate::identity::ShardId;
 use crate::listener::Activated;
 use crate::logging;
@@ -33,7 +34,7 @@ use crate::process::{self, Notice, PidFile, ProcessError};
 use crate::reload::Reloader;
 use crate::session::authenticate::{ChallengeMethod, Method, Methods};
 use crate::settings::{Endpoint, Settings};
-use crate::shard::{PostOffice, Shared, restore_groups_and_retained};
+use crate::shard::{PostOffice, Reloaded, Shared, restore_groups_and_retained};
 use crate::store::socket::SnapshotSocket;
 use crate::sys_topics::SysTopics;
 use crate::worker::{self, Acceptors, Directory, Order};
@@ -82,9 +83,12 @@ async fn serve(start: Start) -> Result<(), ServerError> {
     let passwords = Passwords::load(&settings).map_err(ServerError::Passwords)?;
     let rules_in_force = Authorization::load(&settings).map_err(ServerError::Rules)?;
     rules_in_force.log_warnings();
+    let shards = shard_count(&settings);
+    let (directory, doorways) = Directory::new(shards);
+    let directory = Arc::new(directory);
     let mut doors = Doors::new();
     let opened = doors
-        .prepare(&settings, &mut given)
+        .prepare(&settings, &mut given, &directory.door_counts)
         .map_err(|(endpoint, error)| ServerError::Listen { endpoint, error })?;
     for endpoint in given.endpoints() {
         tracing::warn!(
@@ -99,7 +103,6 @@ async fn serve(start: Start) -> Result<(), ServerError> {
         })?;
     let health = Arc::new(Health::default());
     let pages = Arc::new(Pages::new(Arc::clone(&health)));
-    let shards = shard_count(&settings);
     let pid_file = settings.process.pid_file.as_deref().map(PidFile::write);
     let pid_file = pid_file.transpose().map_err(ServerError::Process)?;
     match process::becoming(&settings.process.user).map_err(ServerError::Process)? {
@@ -119,8 +122,6 @@ async fn serve(start: Start) -> Result<(), ServerError> {
         .as_ref()
         .and_then(|store| open_backups(store, &settings));
 
-    let (directory, doorways) = Directory::new(shards);
-    let directory = Arc::new(directory);
     let hash_seed = random_seed().map_err(ServerError::Start)?;
     let shared = Shared {
         exchange: Arc::new(Exchange::new(&settings, shards, hash_seed)),
@@ -185,9 +186,21 @@ async fn serve(start: Start) -> Result<(), ServerError> {
     // Set once; nobody else does.
     let _ = pages.rooms.set(Rooms {
         metrics: Arc::clone(&metrics),
-        sys_topics,
+        sys_topics: Arc::clone(&sys_topics),
     });
     let (settings_now, settings_later) = watch::channel(Arc::clone(&settings));
+    let (in_force, in_force_later) = watch::channel(Arc::new(Reloaded {
+        settings: Arc::clone(&settings),
+        passwords: Arc::clone(&shared.auth.passwords),
+        authorization: Arc::clone(&shared.authorization),
+    }));
+    let api = Arc::new(Api::new(
+        Arc::clone(&metrics),
+        sys_topics,
+        in_force_later,
+        Arc::clone(&shared.auth.backoff),
+        clock,
+    ));
     let reloader = Reloader {
         arguments: start.arguments,
         settings: settings_now,
@@ -197,8 +210,10 @@ async fn serve(start: Start) -> Result<(), ServerError> {
             settings: settings_later,
         },
         exchange: Arc::clone(&shared.exchange),
+        in_force,
+        api,
     };
-    doors.commit(opened, &reloader.acceptors);
+    doors.commit(opened, &reloader.acceptors, &reloader.api);
     if let Some(store) = &store {
         health.watch(store);
         // Ends with the runtime.

@@ -94,6 +94,16 @@ impl SysTopics {
         exporter_text(exported)
     }
 
+    /// The topics whose value is a whole number, uptime among them.
+    pub fn whole_numbers(&self, report: &Report) -> Vec<(Box<str>, i64)> {
+        let values = self.state().values(report);
+        let of = |(topic, text): (Box<str>, Box<str>)| {
+            let number = text.strip_suffix(" seconds").unwrap_or(&text).parse();
+            Some((topic, number.ok()?))
+        };
+        values.into_iter().filter_map(of).collect()
+    }
+
     fn changed(&self, report: &Report) -> Vec<(Box<str>, Box<str>)> {
         let mut state = self.state();
         state.loads.update(report.at, sources(report));
@@ -150,8 +160,8 @@ impl State {
             ("subscriptions/count", plain_subscriptions),
             ("shared_subscriptions/count", report.shared_subscriptions),
             ("retained messages/count", retained),
-            ("bytes/received", counters.bytes_received),
-            ("bytes/sent", counters.bytes_sent),
+            ("bytes/received", report.bytes_received()),
+            ("bytes/sent", report.bytes_sent()),
             ("publish/bytes/received", counters.payload_bytes_received),
             ("publish/bytes/sent", counters.payload_bytes_sent),
             ("publish/messages/received", publishes_received(counters)),
@@ -216,9 +226,9 @@ fn sources(report: &Report) -> [u64; LOADS.len()] {
         counters.dropped_on_the_way(),
         publishes_received(counters),
         publishes_sent(counters),
-        counters.bytes_received,
-        counters.bytes_sent,
-        report.connections_opened,
+        report.bytes_received(),
+        report.bytes_sent(),
+        report.connections_opened(),
         counters.packets_received[usize::from(CONNECT)],
     ]
 }

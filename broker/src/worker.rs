@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Barrier};
 use std::task::Waker;
 use std::thread;
@@ -25,8 +25,9 @@ use nightjar_storage::{Checkpoint, StorageError};
 use crate::auth::Verdict;
 use crate::clock::{Clock, Now};
 use crate::connection::{self, Socket};
+use crate::door_counts::{Counted, DoorCounts};
 use crate::identity::{ConnectionId, ShardId};
-use crate::session::counters::Counters;
+use crate::session::counters::Numbers;
 use crate::settings::{ListenerSettings, Settings};
 use crate::shard::{Received, Reloaded, Shard, Shared};
 use crate::transport::{Detached, Peer};
@@ -34,11 +35,8 @@ use crate::transport::{Detached, Peer};
 /// How to reach the workers from other threads.
 pub struct Directory {
     doors: Vec<Door>,
-    /// Open sockets, of all workers.
-    pub connections: Arc<AtomicU64>,
-    /// Sockets ever opened, and those that were closed at once for want of room.
-    pub connections_opened: AtomicU64,
-    pub connections_turned_away: AtomicU64,
+    /// Sockets of all workers, by their listeners.
+    pub door_counts: DoorCounts,
 }
 
 struct Door {
@@ -69,7 +67,7 @@ pub enum Order {
     PublishWills { done: mpsc::Sender<()> },
     /// Tell what has been counted.
     Report {
-        to: mpsc::Sender<(ShardId, Counters)>,
+        to: mpsc::Sender<(ShardId, Numbers)>,
     },
     /// Publish what the broker tells of itself: topics and payloads.
     PublishOwn { messages: Vec<(Box<str>, Box<str>)> },
@@ -99,9 +97,6 @@ pub struct Handover {
     /// What comes before MQTT has been read.
     pub is_opened: bool,
 }
-
-/// Counts one open socket for as long as it lives: of the broker, and of its listener.
-pub struct Counted([Arc<AtomicU64>; 2]);
 
 /// A worker's end of its door.
 pub struct Doorway {
@@ -152,9 +147,7 @@ impl Directory {
         (
             Self {
                 doors,
-                connections: Arc::default(),
-                connections_opened: AtomicU64::new(0),
-                connections_turned_away: AtomicU64::new(0),
+                door_counts: DoorCounts::default(),
             },
             doorways,
         )
@@ -165,20 +158,6 @@ impl Directory {
         self.doors
             .get(usize::from(shard))
             .is_some_and(|door| door.orders.send(order).is_ok())
-    }
-
-    pub fn count(&self, of_listener: &Arc<AtomicU64>) -> Counted {
-        self.connections_opened.fetch_add(1, Ordering::Relaxed);
-        let counts = [&self.connections, of_listener].map(Arc::clone);
-        for count in &counts {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
-        Counted(counts)
-    }
-
-    /// A socket was closed before anything was read from it.
-    pub fn count_turned_away(&self) {
-        self.connections_turned_away.fetch_add(1, Ordering::Relaxed);
     }
 
     fn wake(&self, shard: ShardId) {
@@ -210,14 +189,6 @@ impl Directory {
         }
         // Whoever waits says so before it looks at the mail for the last time.
         fence(Ordering::SeqCst);
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        for count in &self.0 {
-            count.fetch_sub(1, Ordering::Relaxed);
-        }
     }
 }
 
@@ -326,7 +297,7 @@ async fn obey(worker: Rc<RefCell<Worker>>, mut orders: mpsc::UnboundedReceiver<O
             Order::Report { to } => {
                 let worker = worker.borrow();
                 // Whoever asked and has gone does not want to know any more.
-                let _ = to.try_send((worker.shard.id(), *worker.shard.counters()));
+                let _ = to.try_send((worker.shard.id(), worker.shard.numbers()));
             }
             Order::PublishOwn { messages } => {
                 let mut worker = worker.borrow_mut();

@@ -48,20 +48,14 @@ fn every_fault_of_a_nightjar_toml_is_told_at_once_with_exit_code_3() {
     }
 }
 
-/// Of a bridge, and of a listener with nothing but http_api: checked, and no broker starts without them.
+/// A bridge is checked, and no broker starts without it.
 #[test]
 fn what_this_version_cannot_be_is_right_but_does_not_start() {
     let directory = TemporaryDirectory::new("faults");
-    let cases = [
-        (
-            "connection up\naddress host.example\ntopic # out 1\nremote_password geheim\n",
-            ":1: connection 'up': bridges are not in this version",
-        ),
-        (
-            "listener 9883 127.0.0.1\nprotocol http_api\n",
-            "asks for the protocol http_api",
-        ),
-    ];
+    let cases = [(
+        "connection up\naddress host.example\ntopic # out 1\nremote_password geheim\n",
+        ":1: connection 'up': bridges are not in this version",
+    )];
     for (text, expected) in cases {
         let path = file(&directory, "mosquitto.conf", text);
         let checked = nightjar(&["--test-config", "-c", path.to_str().unwrap()]);

@@ -13,10 +13,6 @@ use crate::started::{Verdict, free_port, nightjar, stderr, try_to_start};
 
 /// What a file is warned of, where it has deserved it; no name is any file.
 const DESERVED: &[(&str, &str)] = &[
-    (
-        "docker-2.1.conf",
-        "protocol http_api is not in this version",
-    ),
     // It asks for it.
     ("home-assistant-addon.conf", "runs as root"),
     // A machine in a box has no syslog.

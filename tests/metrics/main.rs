@@ -30,7 +30,7 @@ impl Watched {
     fn start_with(toml: &str, more: impl FnOnce(Options) -> Options) -> Self {
         let toml = format!(
             "http_listener = \"127.0.0.1:0\"\nallow_anonymous = true\n{toml}\n\
-             [[listeners]]\naddress = \"127.0.0.1:{{port}}\"\n"
+             [[listeners]]\nname = \"front\"\naddress = \"127.0.0.1:{{port}}\"\n"
         );
         let mut broker = more(Broker::options().toml(&toml)).start();
         broker.wait_for_log(" running");

@@ -8,7 +8,7 @@ pub mod command;
 mod mosquitto_conf;
 mod toml;
 
-use crate::settings::{ListenerProtocol, Settings};
+use crate::settings::Settings;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
@@ -29,7 +29,7 @@ pub fn load(path: &Path) -> Result<Settings, ConfigError> {
 /// Reads and checks a configuration file, whether this version can run with it or not.
 pub fn read(path: &Path) -> Result<Loaded, ConfigError> {
     let bytes = bytes_of(path)?;
-    let mut loaded = match Format::of(path, &bytes) {
+    match Format::of(path, &bytes) {
         Format::MosquittoConf => {
             let world = mosquitto_conf::World {
                 variable: &|name| std::env::var(name).ok(),
@@ -39,9 +39,7 @@ pub fn read(path: &Path) -> Result<Loaded, ConfigError> {
         }
         Format::Toml => toml::read(path, &bytes),
     }
-    .map_err(ConfigError::Invalid)?;
-    not_served(&mut loaded);
-    Ok(loaded)
+    .map_err(ConfigError::Invalid)
 }
 
 /// What a configuration file says.
@@ -134,25 +132,6 @@ fn bytes_of(path: &Path) -> Result<Vec<u8>, ConfigError> {
 
 fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     Ok((host, port).to_socket_addrs()?.collect())
-}
-
-/// A listener that would not be what was asked for is not opened as something else.
-fn not_served(loaded: &mut Loaded) {
-    for listener in &loaded.settings.listeners {
-        let name = listener.endpoints.first().map(ToString::to_string);
-        let name = name.unwrap_or_default();
-        let missing = match listener.protocol {
-            ListenerProtocol::HttpApi => "the protocol http_api",
-            ListenerProtocol::Mqtt | ListenerProtocol::WebSocket => continue,
-        };
-        loaded.not_yet.push(Note {
-            place: None,
-            text: format!(
-                "the listener {name} asks for {missing}, which is not in this version. The broker does not start \
-                 rather than serve it without"
-            ),
-        });
-    }
 }
 
 impl Place {

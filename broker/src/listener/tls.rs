@@ -8,13 +8,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
-use nightjar_certs::{Files, Listener, LoadError, MinimumVersion};
+use nightjar_certs::{Files, Identity, Listener, LoadError, MinimumVersion};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
 use crate::clock;
 use crate::identity::ShardId;
 use crate::settings::{ListenerSettings, TlsSettings};
+use crate::transport::Transport;
 use crate::transport::tls::Refused;
 use crate::worker::{Directory, Handover, Order};
 
@@ -127,6 +128,18 @@ impl Handshakes {
             }
         });
     }
+}
+
+/// Makes the handshake, where there is one to be made, on the thread of whoever calls.
+pub(crate) async fn secure(
+    transport: Transport,
+    current: Option<&Current>,
+) -> Result<(Transport, Option<Identity>), Refused> {
+    let Some(current) = current else {
+        return Ok((transport, None));
+    };
+    let now = Duration::from_millis(clock::wall());
+    transport.secure(&current.get(), now).await
 }
 
 async fn shake(socket: Handover, listener: &Listener) -> Result<Handover, Refused> {

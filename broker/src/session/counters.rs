@@ -3,6 +3,10 @@
 //! In: additions, one a packet, message, connection or session. Out: a copy when the metrics room asks for one; `add` makes
 //! one sum of the copies of all shards. Everything here only grows, but for the two fields that say otherwise.
 
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
 use nightjar_codec::ReasonCode;
 
 /// One shard's numbers, or the sum of several.
@@ -12,9 +16,6 @@ pub struct Counters {
     pub packets_received: [u64; 16],
     /// Control Packets to clients but PUBLISH, which `messages_sent` has.
     pub packets_sent: [u64; 16],
-    /// Bytes of MQTT read from and written to sockets.
-    pub bytes_received: u64,
-    pub bytes_sent: u64,
     /// Application Messages by QoS: as their publishers sent them, without repeats and what was refused, and as they were sent
     /// to subscribers, repeats included.
     pub messages_received: [u64; 3],
@@ -41,10 +42,6 @@ pub struct Counters {
     pub retained_unwritten: u64,
     /// Messages that were refused because the journal had failed.
     pub publishes_not_owned: u64,
-    /// Connections that ended, by [`Closed`].
-    pub closed: [u64; Closed::ALL.len()],
-    /// CONNECTs that were refused, by the code that says why.
-    pub refused: ByReason,
     /// CONNECTs that were accepted, and the ends of what they began.
     pub connects_accepted: u64,
     pub disconnects: u64,
@@ -65,6 +62,96 @@ pub struct Counters {
     pub paused_milliseconds: u64,
     /// Goes down, too: connections that did not take what they were offered last.
     pub connections_behind: u64,
+}
+
+/// What went through the connections of one listener.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ByListener {
+    /// Bytes of MQTT read from and written to sockets.
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+    /// Connections that ended, by [`Closed`].
+    pub closed: [u64; Closed::ALL.len()],
+    /// CONNECTs that were refused, by the code that says why.
+    pub refused: ByReason,
+}
+
+/// Everything that one shard counts, at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Numbers {
+    pub counters: Counters,
+    /// By the names of the listeners.
+    pub listeners: Vec<(Arc<str>, ByListener)>,
+    /// QoS 1 and 2 messages sent to clients, and QoS 2 messages received from them, that are not acknowledged to the end.
+    pub inflight_outbound: u64,
+    pub inflight_inbound: u64,
+}
+
+/// A number of things that all sessions of one shard have together.
+#[derive(Clone, Debug, Default)]
+pub struct Gauge(Rc<Cell<u64>>);
+
+/// What is on its way, of all sessions of one shard.
+#[derive(Clone, Debug, Default)]
+pub struct InflightGauges {
+    pub outbound: Gauge,
+    pub inbound: Gauge,
+}
+
+impl Gauge {
+    #[inline]
+    pub fn add(&self, count: usize) {
+        self.0.set(self.0.get() + count as u64);
+    }
+
+    #[inline]
+    pub fn take(&self, count: usize) {
+        debug_assert!(self.0.get() >= count as u64, "less than nothing");
+        self.0.set(self.0.get().saturating_sub(count as u64));
+    }
+
+    pub fn value(&self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl ByListener {
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            bytes_received,
+            bytes_sent,
+            closed,
+            refused,
+        } = other;
+        self.bytes_received += bytes_received;
+        self.bytes_sent += bytes_sent;
+        add_each(&mut self.closed, closed);
+        add_each(&mut self.refused.0, &refused.0);
+    }
+}
+
+impl Numbers {
+    /// Adds the numbers of another shard.
+    pub fn add(&mut self, other: &Self) {
+        self.counters.add(&other.counters);
+        for (name, more) in &other.listeners {
+            self.of_listener(name).add(more);
+        }
+        self.inflight_outbound += other.inflight_outbound;
+        self.inflight_inbound += other.inflight_inbound;
+    }
+
+    /// Those of a listener, which begin here if they are new.
+    pub fn of_listener(&mut self, name: &Arc<str>) -> &mut ByListener {
+        let known = self.listeners.iter().position(|(known, _)| known == name);
+        let place = known.unwrap_or(self.listeners.len());
+        if known.is_none() {
+            self.listeners
+                .push((Arc::clone(name), ByListener::default()));
+        }
+        let (_, of_listener) = &mut self.listeners[place];
+        of_listener
+    }
 }
 
 impl Counters {
@@ -111,8 +198,6 @@ impl Counters {
         let Self {
             packets_received,
             packets_sent,
-            bytes_received,
-            bytes_sent,
             messages_received,
             messages_sent,
             payload_bytes_received,
@@ -130,8 +215,6 @@ impl Counters {
             retained_refused,
             retained_unwritten,
             publishes_not_owned,
-            closed,
-            refused,
             connects_accepted,
             disconnects,
             sessions_created,
@@ -151,11 +234,7 @@ impl Counters {
         add_each(&mut self.packets_sent, packets_sent);
         add_each(&mut self.messages_received, messages_received);
         add_each(&mut self.messages_sent, messages_sent);
-        add_each(&mut self.closed, closed);
-        add_each(&mut self.refused.0, &refused.0);
         add_each(&mut self.sessions_ended, sessions_ended);
-        self.bytes_received += bytes_received;
-        self.bytes_sent += bytes_sent;
         self.payload_bytes_received += payload_bytes_received;
         self.payload_bytes_sent += payload_bytes_sent;
         self.dropped_queue_full += dropped_queue_full;
@@ -293,11 +372,27 @@ mod tests {
         one.count_received(0x3d);
         one.count_sent(0x20);
         one.messages_sent[2] = 3;
-        one.refused.count(ReasonCode::NotAuthorized);
         let mut sum = one;
         sum.add(&one);
         assert_eq!((sum.all_packets_received(), sum.all_packets_sent()), (4, 8));
-        assert_eq!(sum.refused.of(ReasonCode::NotAuthorized), 2);
         assert_eq!(sum.packets_received[3], 2);
+    }
+
+    #[test]
+    fn the_sum_of_two_shards_has_the_listeners_of_both() {
+        let (here, there) = (Arc::from("here"), Arc::from("there"));
+        let mut one = Numbers::default();
+        let of_one = one.of_listener(&here);
+        of_one.bytes_received = 3;
+        of_one.refused.count(ReasonCode::NotAuthorized);
+        let mut sum = Numbers::default();
+        sum.of_listener(&there).bytes_received = 5;
+        sum.add(&one);
+        sum.add(&one);
+        assert_eq!(sum.listeners.len(), 2);
+        assert_eq!(sum.of_listener(&there).bytes_received, 5);
+        let of_both = sum.of_listener(&here);
+        assert_eq!(of_both.bytes_received, 6);
+        assert_eq!(of_both.refused.of(ReasonCode::NotAuthorized), 2);
     }
 }

@@ -320,7 +320,7 @@ impl Session {
         self.queue.clear(out.totals, |reserved| {
             budget.release_if(reserved, out.totals)
         });
-        self.inflight = super::inflight::Inflight::default();
+        self.inflight.clear();
     }
 
     fn window_is_open(&self) -> bool {

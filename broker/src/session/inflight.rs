@@ -10,6 +10,7 @@ use std::sync::Arc;
 use nightjar_codec::{PacketId, QoS};
 use nightjar_storage::{MessageId, StoredMessage};
 
+use super::counters::Gauge;
 use crate::identity::{Origin, Ticket};
 
 /// What this exchange waits for.
@@ -76,21 +77,39 @@ pub struct Inflight {
     live: usize,
     /// Entries before this one have been sent on the present connection.
     unsent: usize,
+    /// Has `live` of every session.
+    gauge: Gauge,
 }
 
 impl Default for Inflight {
     fn default() -> Self {
+        Self::counted_in(Gauge::default())
+    }
+}
+
+impl Drop for Inflight {
+    fn drop(&mut self) {
+        self.gauge.take(self.live);
+    }
+}
+
+impl Inflight {
+    pub fn counted_in(gauge: Gauge) -> Self {
         Self {
             first: 1,
             next: 1,
             entries: VecDeque::new(),
             live: 0,
             unsent: 0,
+            gauge,
         }
     }
-}
 
-impl Inflight {
+    /// Forgets every exchange.
+    pub fn clear(&mut self) {
+        *self = Self::counted_in(self.gauge.clone());
+    }
+
     /// Exchanges that are not finished.
     pub fn len(&self) -> usize {
         self.live
@@ -118,6 +137,7 @@ impl Inflight {
         self.next = successor(packet_id);
         self.entries.push_back(entry);
         self.live += 1;
+        self.gauge.add(1);
         PacketId::new(packet_id).expect("the ring holds 1 to 65,535")
     }
 
@@ -137,6 +157,7 @@ impl Inflight {
             .filter(|entry| entry.state != State::Done)?;
         let finished = std::mem::replace(entry, Entry::done());
         self.live -= 1;
+        self.gauge.take(1);
         while self
             .entries
             .front()
@@ -213,6 +234,7 @@ impl Inflight {
         self.entries.push_back(entry);
         self.next = successor(packet_id);
         self.live += 1;
+        self.gauge.add(1);
         self.unsent = 0;
     }
 }

@@ -36,6 +36,7 @@ use nightjar_storage::{Operation, SessionRecord};
 
 use crate::identity::{ConnectionId, GroupId, SessionId, Ticket};
 use crate::settings::Settings;
+use counters::InflightGauges;
 use inflight::Inflight;
 use publish::UnreleasedQos2;
 use queue::Queue;
@@ -157,6 +158,7 @@ impl Session {
         client_id: Arc<str>,
         version: ProtocolVersion,
         expiry_interval: u32,
+        gauges: &InflightGauges,
     ) -> Self {
         Self {
             id,
@@ -173,10 +175,10 @@ impl Session {
             will: None,
             will_fires_at: None,
             link: None,
-            inflight: Inflight::default(),
+            inflight: Inflight::counted_in(gauges.outbound.clone()),
             queue: Queue::default(),
             declined: Vec::new(),
-            unreleased: UnreleasedQos2::default(),
+            unreleased: UnreleasedQos2::counted_in(gauges.inbound.clone()),
             subscribes_waiting: 0,
             reads_retained: false,
         }

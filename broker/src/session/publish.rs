@@ -11,6 +11,7 @@ use nightjar_codec::{
 };
 use nightjar_storage::Operation;
 
+use super::counters::Gauge;
 use super::output::Outputs;
 use super::reason_string::Audience;
 use super::{AcknowledgementFifo, Session, Violation, WaitingAcknowledgement};
@@ -68,6 +69,8 @@ pub struct UnreleasedQos2 {
     /// Nothing goes through it in its order. Ids are the client's choice, but there are few of them: no seed is needed.
     ids: HashMap<PacketId, Unreleased, FixedState>,
     bytes: u64,
+    /// Has as many of every session.
+    gauge: Gauge,
 }
 
 #[derive(Debug)]
@@ -84,7 +87,19 @@ struct Unreleased {
     accepted: bool,
 }
 
+impl Drop for UnreleasedQos2 {
+    fn drop(&mut self) {
+        self.gauge.take(self.ids.len());
+    }
+}
+
 impl UnreleasedQos2 {
+    pub fn counted_in(gauge: Gauge) -> Self {
+        let mut none = Self::default();
+        none.gauge = gauge;
+        none
+    }
+
     pub fn len(&self) -> usize {
         self.ids.len()
     }
@@ -107,7 +122,16 @@ impl UnreleasedQos2 {
             reason_code: ReasonCode::Success,
             accepted: true,
         };
-        self.ids.insert(packet_id, unreleased);
+        self.insert(packet_id, unreleased);
+    }
+
+    fn insert(&mut self, packet_id: PacketId, unreleased: Unreleased) {
+        self.bytes += unreleased.bytes;
+        self.gauge.add(1);
+        if let Some(replaced) = self.ids.insert(packet_id, unreleased) {
+            self.bytes -= replaced.bytes;
+            self.gauge.take(1);
+        }
     }
 
     /// What was begun and not taken by the exchange is not known: its repeat is a new message.
@@ -115,6 +139,7 @@ impl UnreleasedQos2 {
         self.ids.retain(|_, unreleased| {
             if !unreleased.accepted {
                 self.bytes -= unreleased.bytes;
+                self.gauge.take(1);
             }
             unreleased.accepted
         });
@@ -130,6 +155,7 @@ impl UnreleasedQos2 {
     pub(super) fn remove(&mut self, packet_id: PacketId) -> bool {
         let removed = self.ids.remove(&packet_id);
         self.bytes -= removed.as_ref().map_or(0, |unreleased| unreleased.bytes);
+        self.gauge.take(usize::from(removed.is_some()));
         removed.is_some()
     }
 
@@ -237,8 +263,7 @@ impl Session {
                     reason_code: ReasonCode::Success,
                     accepted: false,
                 };
-                self.unreleased.ids.insert(packet_id, unreleased);
-                self.unreleased.bytes += bytes;
+                self.unreleased.insert(packet_id, unreleased);
                 Receipt::Pubrec(packet_id)
             }
             _ => Receipt::None,

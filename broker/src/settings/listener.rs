@@ -175,6 +175,17 @@ impl ListenerSettings {
     }
 }
 
+impl ListenerSettings {
+    /// What the listener is called in metrics.
+    pub fn label(&self) -> Box<str> {
+        match (&self.name, self.endpoints.first()) {
+            (Some(name), _) => name.clone(),
+            (None, Some(endpoint)) => endpoint.to_string().into(),
+            (None, None) => Box::default(),
+        }
+    }
+}
+
 impl TlsSettings {
     /// Whether clients are who their certificates say.
     pub fn names_users(&self) -> bool {

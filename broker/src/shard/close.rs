@@ -10,6 +10,7 @@ use nightjar_codec::packet::{Disconnect, DisconnectProperties};
 use nightjar_codec::{Packet, ProtocolVersion, QoS, ReasonCode};
 use nightjar_storage::Operation;
 
+use super::by_listener::ListenerPlace;
 use super::publish::{REFUSAL_MILLISECONDS, panic_if_planted};
 use super::{Phase, Refusal, Shard, Timer};
 use crate::clock::Now;
@@ -68,7 +69,8 @@ impl Shard {
             return;
         }
         let was_served = connection.is_served();
-        self.count_close(&cause, was_served);
+        let place = connection.listener_place;
+        self.count_close(&cause, was_served, place);
         self.forget_paused(now, id);
         let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
             return;
@@ -123,10 +125,10 @@ impl Shard {
         }
     }
 
-    fn count_close(&mut self, cause: &Cause, served: bool) {
-        let counters = &mut self.sinks.counters;
+    fn count_close(&mut self, cause: &Cause, served: bool, place: ListenerPlace) {
+        self.sinks.counters.violations += u64::from(matches!(cause, Cause::Violation(_)));
+        let counters = self.listeners.at(place);
         counters.closed[cause.label() as usize] += 1;
-        counters.violations += u64::from(matches!(cause, Cause::Violation(_)));
         let refusal = match cause {
             _ if served => None,
             Cause::Refused(reason_code) | Cause::Server(reason_code) => Some(*reason_code),

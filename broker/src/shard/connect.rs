@@ -295,6 +295,7 @@ impl Shard {
     fn new_session(&mut self, client_id: &str, admitted: &Admitted) -> SessionId {
         let client_id: Arc<str> = client_id.into();
         let shard = self.id;
+        let gauges = &self.inflight_gauges;
         let (slot, generation) = self.sessions.insert(|slot, generation| {
             let id = SessionId {
                 shard,
@@ -306,6 +307,7 @@ impl Shard {
                 Arc::clone(&client_id),
                 admitted.version,
                 admitted.link.expiry_interval,
+                gauges,
             )
         });
         let id = SessionId {

@@ -15,6 +15,7 @@
 
 mod authenticate;
 mod authorize;
+mod by_listener;
 mod close;
 mod connect;
 mod groups;
@@ -58,6 +59,7 @@ use crate::exchange::delivery::Route;
 use crate::identity::{ConnectionId, GroupId, SessionId, ShardId, Ticket};
 use crate::session::Session;
 use crate::session::authenticate::{Exchange as Authentication, Methods};
+use crate::session::counters::InflightGauges;
 use crate::session::output::{Counters, FrameCache, JournalSink, Outputs};
 use crate::session::queue::MemoryLimits;
 use crate::session::quota::QueueLimits;
@@ -66,6 +68,7 @@ use crate::settings::{ListenerSettings, Settings};
 pub use authenticate::Refusal;
 use authenticate::{Claimant, Login};
 use authorize::Denials;
+use by_listener::{ListenerPlace, Listeners};
 pub use close::Cause;
 use groups::Handing;
 pub use mail::{Mail, PostOffice};
@@ -120,6 +123,8 @@ pub struct Shard {
     /// The share group the last sweep ended with.
     swept_group: Option<GroupId>,
     sinks: Sinks,
+    listeners: Listeners,
+    inflight_gauges: InflightGauges,
     /// What leaves when a ticket is durable, in ticket order.
     waiting: VecDeque<Waits>,
     /// QoS 2 messages among them that wait for their batch.
@@ -199,6 +204,7 @@ pub struct Connection {
     /// Its listener's durability is `memory`: what it is told does not wait for the journal, whatever is written later.
     from_memory: bool,
     listener: Arc<ListenerSettings>,
+    listener_place: ListenerPlace,
     /// Who the client is by its certificate.
     identity: Option<Arc<Identity>>,
     /// Until it is served.
@@ -293,6 +299,8 @@ impl Shard {
                 send_is_scarce: false,
                 nowhere: SendBuffer::default(),
             },
+            listeners: Listeners::default(),
+            inflight_gauges: InflightGauges::default(),
             waiting: VecDeque::new(),
             held_publishes: 0,
             handing_in: Vec::new(),
@@ -330,6 +338,7 @@ impl Shard {
         let settings = &self.shared.settings;
         let durability = listener.durability.unwrap_or(settings.durability);
         let deadline = now.monotonic + u64::from(settings.connect_timeout_seconds) * 1000;
+        let listener_place = self.listeners.place_of(listener);
         let (slot, generation) = self.connections.insert(|slot, generation| Connection {
             id: ConnectionId { slot, generation },
             peer: peer.into(),
@@ -347,6 +356,7 @@ impl Shard {
             is_corked: false,
             from_memory: durability == Durability::Memory,
             listener: Arc::clone(listener),
+            listener_place,
             identity: None,
             claimant: None,
             credential: None,
@@ -376,7 +386,8 @@ impl Shard {
             return Received::Continue;
         };
         connection.last_received = now.monotonic;
-        self.sinks.counters.bytes_received += bytes.len() as u64;
+        let counters = self.listeners.at(connection.listener_place);
+        counters.bytes_received += bytes.len() as u64;
         let mut unread = std::mem::take(&mut connection.unread);
         self.receive_bytes -= unread.len() as u64;
         let mut rest = bytes;
@@ -547,7 +558,8 @@ impl Shard {
         };
         let before = connection.send.note_unsent();
         let left = connection.send.len();
-        self.sinks.counters.bytes_sent += connection.send.take_written();
+        let counters = self.listeners.at(connection.listener_place);
+        counters.bytes_sent += connection.send.take_written();
         if left > 0 || before > 0 {
             self.sinks.unsent += left as u64;
             self.sinks.unsent -= before as u64;
@@ -653,10 +665,6 @@ impl Shard {
         &self.shared.settings
     }
 
-    pub fn counters(&self) -> &Counters {
-        &self.sinks.counters
-    }
-
     pub fn connections(&self) -> usize {
         self.connections.len()
     }
@@ -738,9 +746,12 @@ impl Shard {
     }
 
     fn move_away(&mut self, id: ConnectionId, home: ShardId, unread: &[u8]) -> Received {
+        if let Some(connection) = self.connections.get(id.slot, id.generation) {
+            // They are counted where they are read again.
+            let counters = self.listeners.at(connection.listener_place);
+            counters.bytes_received -= unread.len() as u64;
+        }
         self.released(id);
-        // They are counted where they are read again.
-        self.sinks.counters.bytes_received -= unread.len() as u64;
         Received::Move {
             home,
             unread: unread.to_vec(),

@@ -178,6 +178,7 @@ impl Shard {
     fn restore_session(&mut self, now: Now, client_id: &str, record: &SessionRecord) -> SessionId {
         let shard = self.id;
         let name: Arc<str> = client_id.into();
+        let gauges = &self.inflight_gauges;
         let (slot, generation) = self.sessions.insert(|slot, generation| {
             let id = SessionId {
                 shard,
@@ -189,6 +190,7 @@ impl Shard {
                 Arc::clone(&name),
                 record.protocol_version,
                 record.session_expiry_interval,
+                gauges,
             )
         });
         let id = SessionId {

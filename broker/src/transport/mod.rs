@@ -4,6 +4,7 @@
 //! `Detached` is the same between two (D13). Plain TCP is a branch away from the socket. Which calls exist on which system,
 //! what a PROXY header says and how an HTTP request becomes a WebSocket is known in here only. Nothing here knows MQTT.
 
+mod foreign;
 pub(crate) mod opening;
 mod proxy;
 pub(crate) mod tcp;
@@ -292,11 +293,26 @@ impl Stream {
         Ok(())
     }
 
+    /// The last words of TLS, where there is any.
+    fn say_goodbye(&mut self) {
+        if let Self::Tls(secure) = self {
+            secure.say_goodbye();
+        }
+    }
+
+    /// FIN.
+    fn shut_down_writing(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
+            Self::Unix(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
+            Self::Tls(secure) => secure.below().shut_down_writing(),
+        }
+    }
+
     /// FIN, then whatever still comes is read and forgotten.
     async fn part(&mut self) {
         let shut = match self {
-            Self::Tcp(stream) => SockRef::from(&*stream).shutdown(Shutdown::Write),
-            Self::Unix(stream) => SockRef::from(&*stream).shutdown(Shutdown::Write),
+            Self::Tcp(_) | Self::Unix(_) => self.shut_down_writing(),
             Self::Tls(secure) => {
                 secure.say_goodbye();
                 while let Ok(false) = secure.send() {

@@ -247,18 +247,3 @@ fn one_connection_too_many_of_a_listener_is_closed_unread() {
         again.try_receive_packet().is_ok()
     });
 }
-
-#[test]
-fn what_is_not_served_stops_the_start() {
-    // No key of a TOML file asks for it yet; http_api is the other thing that is not served.
-    let text = "[[listeners]]\naddress = \"127.0.0.1:{port}\"\nprotocol = \"http_api\"\n";
-    let failed = std::panic::catch_unwind(|| Broker::options().toml(text).start());
-    let message = failed
-        .err()
-        .and_then(|panic| panic.downcast::<String>().ok());
-    let message = message.expect("the broker does not start");
-    assert!(
-        message.contains("http_api, which is not in this version"),
-        "{message}"
-    );
-}

@@ -235,7 +235,6 @@ impl Draft {
         let mut listeners: Vec<Listener> = Vec::new();
         listeners.extend(self.default_listener.take().filter(Listener::is_wanted));
         listeners.append(&mut self.listeners);
-        leave_out_http_api(&mut listeners, notes);
         self.settings.local_only = listeners.is_empty();
         let anonymous = self.security.allow_anonymous;
         self.settings.security = self.security.settings;
@@ -327,21 +326,6 @@ impl Draft {
     }
 }
 
-/// Clients can do without it, where there is another listener for them.
-fn leave_out_http_api(listeners: &mut Vec<Listener>, notes: &mut Vec<Note>) {
-    let is_api = |listener: &Listener| listener.settings.protocol == ListenerProtocol::HttpApi;
-    if listeners.iter().all(is_api) {
-        return;
-    }
-    for api in listeners.iter().filter(|listener| is_api(listener)) {
-        notes.push(Note {
-            place: Some(api.place.clone()),
-            text: "this listener is left out: protocol http_api is not in this version; --http-listener ADDR serves metrics and health".into(),
-        });
-    }
-    listeners.retain(|listener| !is_api(listener));
-}
-
 impl Listener {
     fn new(place: Place) -> Self {
         let mut settings = ListenerSettings::default();
@@ -415,6 +399,10 @@ impl Listener {
         if settings.protocol != ListenerProtocol::HttpApi && settings.http_directory.is_some() {
             settings.http_directory = None;
             note("an 'http_dir', which has no effect without 'protocol http_api'");
+        }
+        if settings.protocol == ListenerProtocol::HttpApi && settings.proxy_protocol.is_some() {
+            settings.proxy_protocol = None;
+            note("an 'enable_proxy_protocol', which has no effect with 'protocol http_api'");
         }
         if settings.proxy_protocol != Some(ProxyProtocol::V2) && settings.proxy_requires_tls {
             settings.proxy_requires_tls = false;

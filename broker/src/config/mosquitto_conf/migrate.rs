@@ -1,7 +1,7 @@
 //! What becomes of each line of a mosquitto.conf, and the nightjar.toml that means the same.
 
 use super::{Fate, ReadLine, World, read_lines};
-use crate::config::{ConfigError, Loaded, not_served, toml};
+use crate::config::{ConfigError, Loaded, toml};
 use std::fmt::Write;
 use std::path::Path;
 
@@ -11,11 +11,10 @@ pub(in crate::config) fn migrate(
     bytes: &[u8],
     world: &World<'_>,
 ) -> Result<String, ConfigError> {
-    let (mut loaded, faults, lines) = read_lines(path, bytes, world);
+    let (loaded, faults, lines) = read_lines(path, bytes, world);
     if !faults.is_empty() {
         return Err(ConfigError::Invalid(faults));
     }
-    not_served(&mut loaded);
     Ok(report(path, &lines, &loaded))
 }
 

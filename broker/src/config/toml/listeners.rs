@@ -61,6 +61,10 @@ pub(super) fn read(
         if let Err(message) = check_together(&listener) {
             slip(offset, message);
         }
+        let is_named = |known: &&Arc<ListenerSettings>| known.name == listener.name;
+        if let (Some(name), Some(_)) = (&listener.name, listeners.iter().find(is_named)) {
+            slip(offset, format!("two listeners are called '{name}'"));
+        }
         for endpoint in &listener.endpoints {
             // Port 0 is a different port each time.
             let any_port = matches!(endpoint, Endpoint::Tcp(address) if address.port() == 0);
@@ -479,6 +483,8 @@ fn check_together(listener: &ListenerSettings) -> Result<(), String> {
         "websocket_origins needs protocol = \"websocket\""
     } else if listener.http_directory.is_some() && listener.protocol != ListenerProtocol::HttpApi {
         "http_directory needs protocol = \"http_api\""
+    } else if listener.protocol == ListenerProtocol::HttpApi && proxy.is_some() {
+        "protocol = \"http_api\" is not served behind a PROXY header"
     } else if listener.bind_interface.is_some()
         && matches!(listener.endpoints[..], [Endpoint::Unix(_)])
     {

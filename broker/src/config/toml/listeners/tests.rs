@@ -101,6 +101,14 @@ fn what_a_listener_cannot_be_is_refused_with_the_key() {
         ("proxy_networks = [\"::1\"]", "proxy_networks needs"),
         ("websocket_origins = [\"x\"]", "websocket_origins needs"),
         ("http_directory = \"x\"", "http_directory needs"),
+        (
+            "protocol = \"http_api\"\nproxy_protocol = 1",
+            "not served behind a PROXY header",
+        ),
+        (
+            "name = \"a\"\n[[listeners]]\naddress = \"127.0.0.1:2\"\nname = \"a\"",
+            "two listeners are called 'a'",
+        ),
         ("path = \"/run/x.sock\"", "not both"),
     ];
     for (text, expected) in cases {
