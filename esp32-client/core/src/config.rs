@@ -13,6 +13,7 @@ use core::time::Duration;
 use nightjar_codec::{ClientId, ProtocolVersion, QoS, TopicFilter, TopicName};
 use serde::Deserialize;
 
+use crate::flat_toml;
 use crate::telemetry::Format;
 
 /// The settings of a device.
@@ -82,8 +83,9 @@ impl Config {
     /// # Errors
     /// Names the first key that is unknown, missing or out of range.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let file: File =
-            toml::from_str(text).map_err(|error| ConfigError(error.message().to_string()))?;
+        let values = flat_toml::parse(text).map_err(ConfigError)?;
+        let file: File = serde_json::from_value(serde_json::Value::Object(values))
+            .map_err(|error| ConfigError(error.to_string()))?;
         file.into_config()
     }
 

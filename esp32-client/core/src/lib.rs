@@ -29,6 +29,7 @@ pub mod config;
 pub mod device;
 pub mod doorbell;
 pub mod driver;
+mod flat_toml;
 pub mod provisioning;
 pub mod session;
 pub mod store;

@@ -11,13 +11,10 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use serde::{Serialize, Serializer};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
-
 use crate::config::Config;
 use crate::store::Sequence;
-use crate::time::Now;
+use crate::time::{Now, calendar};
+use serde::{Serialize, Serializer};
 
 /// How a reading is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,10 +128,19 @@ pub fn encode(
     serde_json::to_vec(&reading).unwrap_or_default()
 }
 
+/// By hand, for `time` formats with `std` only.
 fn rfc3339(unix_millis: u64) -> Option<String> {
-    let nanoseconds = i128::from(unix_millis) * 1_000_000;
-    let time = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).ok()?;
-    time.format(&Rfc3339).ok()
+    let time = calendar(unix_millis)?;
+    Some(format!(
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
+        time.year,
+        time.month,
+        time.day,
+        time.hour,
+        time.minute,
+        time.second,
+        unix_millis % 1000
+    ))
 }
 
 #[cfg(test)]
@@ -174,7 +180,7 @@ mod tests {
             reading,
             serde_json::json!({
                 "device_id": "gauge-7", "site": "paris", "sequence": 12, "metric": "temperature", "value": 21.5,
-                "uptime_ms": 81_200, "clock": "known", "ts": "2026-11-21T16:00:00.25Z",
+                "uptime_ms": 81_200, "clock": "known", "ts": "2026-11-21T16:00:00.250Z",
             })
         );
     }
