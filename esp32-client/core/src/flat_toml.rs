@@ -26,7 +26,7 @@ pub(crate) fn parse(text: &str) -> Result<Map<String, Value>, String> {
         Some(error) => {
             let at = error
                 .unexpected()
-                .or(error.context())
+                .or_else(|| error.context())
                 .map_or(0, |span| span.start());
             let line = 1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count();
             Err(alloc::format!("line {line}: {}", error.description()))
