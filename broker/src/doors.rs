@@ -26,6 +26,8 @@ pub struct Doors {
 
 struct Open {
     place: Place,
+    /// For another one in its place.
+    socket: Option<std::net::TcpListener>,
     tls: Option<Arc<Current>>,
     /// Closes it by going. `None`: prepared only.
     closer: Option<oneshot::Sender<()>>,
@@ -38,6 +40,13 @@ struct Place {
     interface: Option<Box<str>>,
     has_tls: bool,
     protocol: ListenerProtocol,
+}
+
+impl Place {
+    /// Whether another listens at the same address.
+    fn is_at(&self, other: &Self) -> bool {
+        (&self.endpoint, &self.interface) == (&other.endpoint, &other.interface)
+    }
 }
 
 /// Sockets that were opened, and what they are for.
@@ -98,6 +107,11 @@ impl Doors {
                     }
                     continue;
                 }
+                // TLS or the protocol changes where somebody listens already.
+                let same = self.open.iter().find(|open| open.place.is_at(&place));
+                if let Some(socket) = same.and_then(|open| open.socket.as_ref()) {
+                    given.add(socket.try_clone().map_err(fail)?);
+                }
                 if tls.is_some() && prepared.handshakes.is_none() {
                     let handshakes = Handshakes::start().map_err(fail)?;
                     prepared.handshakes = Some(Arc::new(handshakes));
@@ -115,6 +129,7 @@ impl Doors {
                 };
                 let open = Open {
                     place,
+                    socket: door.same_socket().map_err(fail)?,
                     tls: tls.map(Arc::clone),
                     closer: None,
                 };

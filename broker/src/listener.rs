@@ -119,6 +119,11 @@ impl Activated {
             .collect()
     }
 
+    /// One more, that is open already.
+    pub fn add(&mut self, socket: std::net::TcpListener) {
+        self.tcp.push(socket);
+    }
+
     fn take_tcp(&mut self, address: SocketAddr) -> Option<std::net::TcpListener> {
         let is_it =
             |socket: &std::net::TcpListener| socket.local_addr().is_ok_and(|at| at == address);
@@ -335,6 +340,11 @@ async fn accept_all(
         let Some(listener) = settings.listener_at(&endpoint) else {
             return;
         };
+        // A reload has made this socket another one's, and this task has not heard of it yet. Never in plain what is to have TLS.
+        let is_http = listener.protocol == ListenerProtocol::HttpApi;
+        if is_http || listener.tls.is_some() != tls.is_some() {
+            return;
+        }
         if let Some(limit) = full(&settings, listener, &directory, &counts) {
             counts.count_turned_away();
             tracing::info!("Connection from {peer} refused: {limit} is reached.");
@@ -424,6 +434,15 @@ fn full(
 }
 
 impl Door {
+    /// The same socket again, for who may serve it in another way: the system opens no second one at its address. `None`: of a
+    /// Unix socket, whose file goes with the first.
+    pub fn same_socket(&self) -> io::Result<Option<std::net::TcpListener>> {
+        match &self.socket {
+            ListeningSocket::Tcp(socket) => socket.try_clone().map(Some),
+            ListeningSocket::Unix { .. } => Ok(None),
+        }
+    }
+
     /// On this thread, for what is served without a worker.
     pub(crate) fn open_here(self) -> io::Result<OpenDoor> {
         Ok(OpenDoor {

@@ -1,12 +1,13 @@
 //! A program that is started on a file, and what it says.
 
 use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
+pub(crate) use harness::free_port;
 use harness::{TemporaryDirectory, binary, now};
 
 /// Runs `nightjar` to its end.
@@ -78,13 +79,4 @@ pub(crate) fn try_to_start(program: &Path, file: &Path, port: u16) -> Verdict {
     let _ = child.kill();
     let code = child.wait().expect("a child ends").code();
     Verdict::Refused { code, log }
-}
-
-/// A port that nobody has at this moment.
-pub(crate) fn free_port() -> u16 {
-    let socket = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    socket
-        .local_addr()
-        .expect("a bound socket has an address")
-        .port()
 }

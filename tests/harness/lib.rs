@@ -31,6 +31,7 @@
 //! | every byte up to the close | `client.receive_to_close()` |
 //! | frames of WebSocket | `WebClient::open(&broker)`, `.send(bytes)`, `.send_frame(0x89, ..)`, `.expect_close(1002)`; `bridge_to_web_socket` for what speaks TCP |
 //! | Mosquitto beside it | `Mosquitto::start(&program("mosquitto")?, directory, "acl_file ...")`, `.address` |
+//! | any program, by what it says | `Running::alone(&mut command)`, `.wait_for("words")`, `.signal("-HUP")`, `.terminate()` |
 //! | thousands of sockets | `raise_file_limit()` first |
 //! | longer waits (keep alive, will delay) | `client.set_timeout(Duration::from_secs(3))` |
 //! | waiting for something that is not a byte | `wait_until("what", Duration, \|\| condition)` |
@@ -43,6 +44,7 @@ mod bytes;
 mod client;
 mod connect;
 mod mosquitto;
+mod running;
 mod web;
 
 pub use broker::{Broker, Options, TemporaryDirectory, binary, certs};
@@ -52,8 +54,12 @@ pub use bytes::{
 pub use client::{Client, Unexpected};
 pub use connect::Connect;
 pub use mosquitto::{Mosquitto, program};
+pub use running::Running;
 pub use web::{WebClient, WebFrame, bridge_to_web_socket, upgrade_request, web_frame};
 
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a test waits for bytes or for the close of a connection before it fails.
@@ -80,6 +86,25 @@ pub fn raise_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit).expect("a soft limit may be raised to the hard one");
+}
+
+/// A loopback port that nobody has. It is not of the range that the system gives to outgoing connections, so nobody gets it by chance
+/// until it is used.
+pub fn free_port() -> u16 {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    // Other test programs begin elsewhere.
+    let begin = std::process::id().wrapping_mul(97);
+    loop {
+        let next = begin.wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(10_000 + next % 22_000).expect("it is below 32,000");
+        let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+        // Where there is no IPv6, nobody has it there.
+        let v6 = TcpListener::bind((Ipv6Addr::LOCALHOST, port));
+        let is_taken = |error: &std::io::Error| error.kind() == ErrorKind::AddrInUse;
+        if v4.is_ok() && !v6.as_ref().is_err_and(is_taken) {
+            return port;
+        }
+    }
 }
 
 /// Polls `condition` until it holds; for state that has no event (the memory of a process). Panics after `limit`.

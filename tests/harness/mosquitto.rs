@@ -1,13 +1,13 @@
 //! Mosquitto itself, as the reference that answers are compared with: found, started, and ended with the value.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::wait_until;
+use crate::{free_port, wait_until};
 
 /// A program of Mosquitto's, or a loud way out.
 pub fn program(name: &str) -> Option<PathBuf> {
@@ -36,9 +36,7 @@ pub struct Mosquitto {
 impl Mosquitto {
     /// With one listener, and these lines.
     pub fn start(program: &Path, directory: &Path, lines: &str) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap();
-        drop(free);
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let config = directory.join(format!("mosquitto-{}.conf", address.port()));
         let text = format!("listener {} 127.0.0.1\n{lines}\n", address.port());
         fs::write(&config, text).unwrap();

@@ -1,17 +1,10 @@
-//! `$SYS`, compared with the real mosquitto where it is installed: names, formats, retain and QoS.
+//! `$SYS`: retain, QoS, who may write there. Names and formats are compared with Mosquitto's in `tests/interop/mosquitto/sys.rs`.
 
-use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, TcpListener};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use harness::{Broker, Client, Connect, bytes, now, packet, wait_until};
+use harness::{Broker, Client, Connect, bytes, packet, wait_until};
 
 use crate::Watched;
-
-/// Topics and their last texts.
-type Topics = BTreeMap<String, String>;
 
 /// Reads PUBLISH packets of QoS 2 until the answer to a PINGREQ; gives topic, text and first byte of each. Answers none of them.
 fn read_all(client: &mut Client) -> Vec<(String, String, u8)> {
@@ -36,126 +29,6 @@ fn read_all(client: &mut Client) -> Vec<(String, String, u8)> {
         let ids = if packet[0] & 6 > 0 { 2 } else { 0 };
         let text = String::from_utf8(body[2 + length + ids..].to_vec()).unwrap();
         found.push((topic, text, packet[0]));
-    }
-}
-
-/// Everything below `$SYS` that comes within `patience`, by a client that is there from the beginning.
-fn collect(mut client: Client, patience: Duration) -> Topics {
-    client.send(&packet("82", "m1 s'$SYS/#' 00"));
-    let mut topics = Topics::new();
-    let until = now() + patience;
-    while now() < until {
-        for (topic, text, _) in read_all(&mut client) {
-            topics.insert(topic, text);
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    topics
-}
-
-/// What a text looks like: runs of digits are `N`, and words stay but for the name and version of the broker.
-fn shape(topic: &str, text: &str) -> String {
-    if topic == "$SYS/broker/version" {
-        let words: Vec<&str> = text.split(' ').collect();
-        return match words[..] {
-            [_, "version", number] if number.split('.').count() == 3 => "NAME version N.N.N".into(),
-            _ => text.into(),
-        };
-    }
-    let mut shape = String::new();
-    for (place, part) in text.split('.').enumerate() {
-        if place > 0 {
-            // Two decimals are two decimals.
-            shape.push_str(&format!(".{}", "D".repeat(part.len())));
-            continue;
-        }
-        let digits = part.bytes().take_while(u8::is_ascii_digit).count();
-        if digits > 0 {
-            shape.push('N');
-        }
-        shape.push_str(&part[digits..]);
-    }
-    shape
-}
-
-/// A process that is killed when the test ends.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-#[test]
-fn every_topic_of_mosquitto_is_here_with_the_same_shape() {
-    let mosquitto = Path::new("/usr/sbin/mosquitto");
-    if !mosquitto.exists() {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "{} has to be installed",
-            mosquitto.display()
-        );
-        eprintln!("SKIPPED: {} is not installed", mosquitto.display());
-        return;
-    }
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
-    let file = std::env::temp_dir().join(format!(
-        "nightjar-tests-{}-sys-mosquitto.conf",
-        std::process::id()
-    ));
-    let text = format!(
-        "listener {} 127.0.0.1\nallow_anonymous true\nsys_interval 1\n",
-        address.port()
-    );
-    std::fs::write(&file, text).unwrap();
-    let child = Command::new(mosquitto)
-        .arg("-c")
-        .arg(&file)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
-    let killed = Killed(child);
-    wait_until("mosquitto listens", Duration::from_secs(10), || {
-        Client::try_open_at(address).is_ok()
-    });
-    let mut client = Client::open_at(address);
-    client.send(&Connect::v4("theirs").bytes());
-    client.expect("20 02 00 00");
-    let theirs = collect(client, Duration::from_secs(4));
-    drop(killed);
-    let _ = std::fs::remove_file(&file);
-    assert!(theirs.len() > 40, "{theirs:?}");
-
-    let watched = Watched::start("sys_interval_seconds = 1");
-    let client = Client::connect_v4(&watched.broker, "ours");
-    let ours = collect(client, Duration::from_secs(4));
-    for (topic, text) in &theirs {
-        let Some(own) = ours.get(topic) else {
-            panic!("no {topic}, which is {text:?} there; here are {ours:#?}");
-        };
-        assert_eq!(
-            shape(topic, own),
-            shape(topic, text),
-            "{topic}: {own:?} and {text:?}"
-        );
-    }
-    // What 2.1 has besides.
-    for topic in [
-        "packet/out/count",
-        "packet/out/bytes",
-        "connections/socket/count",
-    ] {
-        let own = ours.get(&format!("$SYS/broker/{topic}"));
-        assert!(
-            own.is_some_and(|own| own.parse::<u64>().is_ok()),
-            "{topic}: {own:?}"
-        );
     }
 }
 

@@ -448,7 +448,7 @@ impl fmt::Display for Cause {
             Self::NotAuthorised(_) | Self::NoLongerAuthorised => {
                 return ReasonCode::NotAuthorized.fmt(f);
             }
-            Self::ListenerGone => "its listener has gone with a reload",
+            Self::ListenerGone => "its listener is gone with a reload, or is another one",
             Self::TooMuchBeforeConnack => "too many bytes before CONNACK",
             Self::NotConnect => "the first packet is not CONNECT",
             Self::Unanswerable => "CONNACK is larger than the client's maximum packet size",

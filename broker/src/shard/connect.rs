@@ -95,13 +95,7 @@ impl Shard {
         let connection = self.connections.get(id.slot, id.generation);
         let listener = connection.map(|connection| Arc::clone(&connection.listener));
         let listener = listener.ok_or(Cause::PeerGone)?;
-        let versions = listener.protocol_versions;
-        let is_accepted = match connect.protocol_version {
-            ProtocolVersion::V3_1 => versions.v3_1,
-            ProtocolVersion::V3_1_1 => versions.v3_1_1,
-            ProtocolVersion::V5 => versions.v5,
-        };
-        if !is_accepted {
+        if !accepts_version(&listener, connect.protocol_version) {
             return Err(Cause::Refused(ReasonCode::UnsupportedProtocolVersion));
         }
         Ok(listener)
@@ -335,5 +329,15 @@ impl Shard {
                 return id.into();
             }
         }
+    }
+}
+
+/// Whether a listener lets in who speaks this version.
+pub(super) fn accepts_version(listener: &ListenerSettings, version: ProtocolVersion) -> bool {
+    let versions = listener.protocol_versions;
+    match version {
+        ProtocolVersion::V3_1 => versions.v3_1,
+        ProtocolVersion::V3_1_1 => versions.v3_1_1,
+        ProtocolVersion::V5 => versions.v5,
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use nightjar_codec::Limits;
 
 use super::close::Cause;
+use super::connect::accepts_version;
 use super::{Phase, Shard};
 use crate::auth::Passwords;
 use crate::authorization::Authorization;
@@ -23,7 +24,7 @@ pub struct Reloaded {
 
 impl Shard {
     /// Takes what was reloaded. Connections keep the terms they came in on; those end that would not be let in any more, or
-    /// whose listener is gone.
+    /// whose listener is gone or serves something else.
     pub fn reload(&mut self, now: Now, reloaded: &Reloaded) {
         self.shared.settings = Arc::clone(&reloaded.settings);
         self.has_reloaded = true;
@@ -49,6 +50,9 @@ impl Shard {
                     new
                 }
             };
+            // Before CONNECT nobody knows what is spoken, and after it nobody asks again.
+            let is_serving = matches!(connection.phase, Phase::Serving { .. });
+            let new = new.filter(|new| !is_serving || accepts_version(new, connection.version));
             match new {
                 Some(new) => connection.listener = new,
                 None if matches!(connection.phase, Phase::Closing) => {}
@@ -85,7 +89,8 @@ impl Shard {
     }
 }
 
-/// A listener's old terms with its new rules; `None`: nobody listens there any more.
+/// A listener's old terms with its new rules; `None`: nobody listens there any more, or what is spoken there is another thing, so
+/// that who is there would not be let in.
 pub(super) fn renewed(
     settings: &Settings,
     old: &ListenerSettings,
@@ -94,11 +99,21 @@ pub(super) fn renewed(
         .endpoints
         .iter()
         .find_map(|endpoint| settings.listener_at(endpoint))?;
-    Some(Arc::new(ListenerSettings {
-        security: new.security.clone(),
-        allow_anonymous: new.allow_anonymous,
-        ..old.clone()
-    }))
+    let spoken = |listener: &ListenerSettings| {
+        (
+            listener.protocol,
+            listener.tls.is_some(),
+            listener.proxy_protocol,
+        )
+    };
+    (spoken(new) == spoken(old)).then(|| {
+        Arc::new(ListenerSettings {
+            security: new.security.clone(),
+            allow_anonymous: new.allow_anonymous,
+            protocol_versions: new.protocol_versions,
+            ..old.clone()
+        })
+    })
 }
 
 /// For packets of those who are served, and of those who are not yet.

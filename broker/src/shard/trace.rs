@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::io::IoSlice;
 
 use nightjar_codec::packet::PublishRef;
-use nightjar_codec::{Acknowledgement, Limits, Packet, ProtocolVersion, cut, decode};
+use nightjar_codec::{Acknowledgement, Limits, Packet, PacketType, ProtocolVersion, cut, decode};
 use tracing::Level;
 
 use super::{Connection, Phase, Shard};
@@ -112,7 +112,7 @@ fn describe(packet: &[u8], version: ProtocolVersion, direction: Direction) -> Ve
         | Packet::Pubrec(acknowledgement)
         | Packet::Pubrel(acknowledgement)
         | Packet::Pubcomp(acknowledgement) => {
-            push_acknowledgement(&mut line, acknowledgement, direction)
+            push_acknowledgement(&mut line, acknowledgement, name, direction)
         }
         Packet::Subscribe(subscribe) => {
             for filter in &subscribe.filters {
@@ -130,7 +130,10 @@ fn describe(packet: &[u8], version: ProtocolVersion, direction: Direction) -> Ve
                     .map(|filter| format!("    {filter}")),
             );
         }
-        Packet::Disconnect(disconnect) if version.is_v5() => {
+        Packet::Disconnect(disconnect)
+            if version.is_v5()
+                && (direction == Direction::Sent || disconnect.reason_code.as_u8() != 0) =>
+        {
             push(
                 &mut line,
                 format_args!(" (rc{})", disconnect.reason_code.as_u8()),
@@ -142,16 +145,29 @@ fn describe(packet: &[u8], version: ProtocolVersion, direction: Direction) -> Ve
     lines
 }
 
+/// Mosquitto leaves out the reason code where there is seldom one; a failure is told here.
 fn push_acknowledgement(
     line: &mut String,
     acknowledgement: &Acknowledgement,
+    packet_type: PacketType,
     direction: Direction,
 ) {
     let packet_id = acknowledgement.packet_id.get();
     let reason_code = acknowledgement.reason_code.as_u8();
-    match direction {
-        Direction::Received => push(line, format_args!(" (Mid: {packet_id}, RC:{reason_code})")),
-        Direction::Sent => push(line, format_args!(" (m{packet_id}, rc{reason_code})")),
+    let has_code = reason_code != 0
+        || match packet_type {
+            PacketType::Puback => true,
+            PacketType::Pubrec => direction == Direction::Sent,
+            PacketType::Pubcomp => direction == Direction::Received,
+            _ => false,
+        };
+    match (direction, has_code) {
+        (Direction::Received, true) => {
+            push(line, format_args!(" (Mid: {packet_id}, RC:{reason_code})"));
+        }
+        (Direction::Received, false) => push(line, format_args!(" (Mid: {packet_id})")),
+        (Direction::Sent, true) => push(line, format_args!(" (m{packet_id}, rc{reason_code})")),
+        (Direction::Sent, false) => push(line, format_args!(" (m{packet_id})")),
     }
 }
 

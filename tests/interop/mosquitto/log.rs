@@ -17,8 +17,9 @@ pub(crate) fn lines(log: &str) -> impl Iterator<Item = Line<'_>> {
 impl Line<'_> {
     /// What it says, where it is one of the lines that tools look for; numbers of ports that a system chose are `N`.
     pub(crate) fn kind(self) -> Option<String> {
-        let Self(text) = self;
-        let (begin, rest) = text.split_once(' ')?;
+        // A tab there, spaces here.
+        let text = self.0.trim_start();
+        let (begin, rest) = text.split_once(' ').unwrap_or((text, ""));
         // The programs call themselves by their names.
         if begin == "mosquitto" || begin == "nightjar" {
             let what = rest.rsplit(' ').next()?;
@@ -40,7 +41,21 @@ impl Line<'_> {
         if failures.iter().any(|words| text.contains(words)) {
             return Some("a handshake failed".into());
         }
+        if let Some((client, reason)) = text.split_once(" due to protocol error") {
+            assert!(reason == "." || reason.starts_with(": "), "{text}");
+            return Some(format!("{client} due to protocol error"));
+        }
+        if let Some((_, file)) = text.split_once("Config loaded from ") {
+            // Each has its own.
+            let name = file.rsplit('/').next()?;
+            return Some(format!("Config loaded from {name}"));
+        }
+        // The port that it listens on was chosen by the test.
         let text = text.split(" address=").next()?;
+        let text = match text.rsplit_once(" on port ") {
+            Some((what, _)) => what,
+            None => text,
+        };
         let words = text.split(' ').map(without_source_port);
         Some(words.collect::<Vec<_>>().join(" "))
     }
@@ -69,7 +84,6 @@ const OWN: &[&str] = &[
     "Saving in-memory database ",
     "OpenSSL Error",
     // Nightjar.
-    "Anonymous access is allowed, ",
     "To serve other machines, ",
     "Opening http listen socket ",
     "Warning: ",
@@ -77,6 +91,10 @@ const OWN: &[&str] = &[
     "Sessions, queued and retained messages ",
     "Durability is ",
     "Config reloaded.",
+    "Anonymous access ",
+    "Open files: ",
+    "Persistence is off: ",
+    "Received CONNECT from ",
     "Denied PUBLISH from ",
     "Shutting down (SIGTERM).",
 ];

@@ -3,4 +3,6 @@
 
 mod guide;
 mod log;
+mod process;
 mod rules;
+mod sys;
