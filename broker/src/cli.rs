@@ -25,6 +25,18 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     let given: Vec<OsString> = arguments.into_iter().collect();
     let arguments = given.clone();
     let is_passwd = arguments.get(1).is_some_and(|word| word == "passwd");
+    // The names of users and topics have bounds of their own.
+    let has_names = is_passwd || arguments.get(1).is_some_and(|word| word == "acl");
+    let long = given
+        .iter()
+        .find(|argument| argument.len() > ARGUMENT_BYTES_MAX);
+    if let Some(long) = long.filter(|_| !has_names) {
+        let begin: String = long.to_string_lossy().chars().take(40).collect();
+        return Err(CliError::Other(format!(
+            "An argument is longer than {ARGUMENT_BYTES_MAX} bytes: '{}...'.",
+            begin.escape_debug()
+        )));
+    }
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) if is_passwd => {
@@ -309,6 +321,8 @@ pub const EXIT_INVALID: u8 = 3;
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 const PORTS_MAX: usize = 10;
+/// No path is longer.
+const ARGUMENT_BYTES_MAX: usize = 4_096;
 
 /// An MQTT broker for 3.1, 3.1.1 and 5.0. Without options it serves this machine only, on port 1883
 /// of 127.0.0.1 and ::1, to anonymous clients too.

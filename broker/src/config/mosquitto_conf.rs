@@ -221,6 +221,7 @@ impl Reader<'_> {
             .into_iter()
             .find(|prefix| name.starts_with(prefix))
         {
+            values::check_length(name, rest)?;
             let fate = plugin::option(&mut self.draft, name, prefix, rest)?;
             return Ok((fate, ""));
         }
@@ -232,7 +233,14 @@ impl Reader<'_> {
             return Err(unknown(name));
         };
         self.scope(name, option)?;
-        let given = values::read(option, name, rest)?;
+        let given = values::check_length(name, rest)
+            .and_then(|()| values::read(option, name, rest))
+            .inspect_err(|_| {
+                // A line that is wrong is not missing as well.
+                if let Some(bridge) = self.draft.bridge() {
+                    bridge.is_not_without(option.name);
+                }
+            })?;
         if option.kind == Kind::Text && !self.draft.first(option, name) {
             return Err(format!(
                 "Duplicate '{name}' value in configuration. Keep one of the two lines."

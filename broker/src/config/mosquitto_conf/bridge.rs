@@ -13,6 +13,12 @@ pub(super) struct Bridge {
 }
 
 impl Bridge {
+    /// There is a line with this option, whatever it says.
+    pub(super) fn is_not_without(&mut self, option: &str) {
+        self.has_address |= option == "address";
+        self.has_topic |= option == "topic";
+    }
+
     /// What has to be there and is not.
     pub(super) fn check(&self, faults: &mut Vec<Fault>) {
         let mut fault = |message: &str| {

@@ -92,6 +92,18 @@ pub(super) fn read<'a>(option: &Opt, name: &str, rest: &'a str) -> Result<Given<
     }
 }
 
+/// No value is longer than a topic can be.
+pub(super) fn check_length(name: &str, rest: &str) -> Result<(), String> {
+    if rest.len() > LINE_BYTES_MAX {
+        return Err(format!(
+            "Invalid '{}' value ({}). It is longer than {LINE_BYTES_MAX} bytes.",
+            show(name),
+            show(rest)
+        ));
+    }
+    Ok(())
+}
+
 /// A whole word as strtol reads it with base 0: `0x` is hexadecimal, a leading 0 octal. What is out of range is at the limit.
 pub(super) fn integer(word: &str) -> Option<i64> {
     let (negative, digits) = match word.as_bytes().first()? {
@@ -211,5 +223,7 @@ const SHOWN_MAX: usize = 64;
 const LINE_SHOWN_MAX: usize = 160;
 /// Of paths and names.
 const TEXT_BYTES_MAX: usize = 4_096;
+/// Of what may hold several things.
+const LINE_BYTES_MAX: usize = 65_535;
 /// Of a value with its variables in place.
 const VALUE_BYTES_MAX: usize = 65_536;

@@ -62,6 +62,12 @@ pub(super) enum Unit {
 
 impl<T> Key<T> {
     pub(super) fn set(&self, settings: &mut T, value: &DeValue<'_>) -> Result<(), String> {
+        if has_long_text(value) {
+            return Err(format!(
+                "text is longer than {TEXT_BYTES_MAX} bytes, found {}",
+                found(value)
+            ));
+        }
         match &self.kind {
             Kind::Switch(set) => {
                 let on = value
@@ -120,6 +126,16 @@ impl<T> Key<T> {
             }
         }
     }
+}
+
+fn has_long_text(value: &DeValue<'_>) -> bool {
+    let is_long = |value: &DeValue<'_>| {
+        value
+            .as_str()
+            .is_some_and(|text| text.len() > TEXT_BYTES_MAX)
+    };
+    let list = value.as_array();
+    is_long(value) || list.is_some_and(|list| list.iter().any(|word| is_long(word.get_ref())))
 }
 
 impl Unit {
@@ -229,3 +245,6 @@ pub(super) fn found(value: &DeValue<'_>) -> String {
         other => format!("a value of type {}", other.type_str()),
     }
 }
+
+/// No path is longer, and nothing else has to be.
+const TEXT_BYTES_MAX: usize = 4_096;

@@ -93,7 +93,12 @@ fn listener(entries: &DeTable<'_>, slip: &mut impl FnMut(usize, String)) -> List
             Some(entries) => fill(tls, TLS_KEYS, &[], entries, slip),
             None => slip(section.span().start, "tls: expected a section".into()),
         }
-        if tls.certificate_file.is_none() || tls.key_file.is_none() {
+        // A key whose value is wrong is not missing as well.
+        let is_missing = |key| {
+            let entries = section.get_ref().as_table();
+            entries.is_some_and(|entries| entries.get(key).is_none())
+        };
+        if is_missing("certificate_file") || is_missing("key_file") {
             slip(
                 section.span().start,
                 "tls: certificate_file and key_file are both needed".into(),
