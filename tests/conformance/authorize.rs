@@ -389,6 +389,31 @@ fn a8_a_share_group_gives_nobody_what_he_may_not_read() {
     );
 }
 
+/// One who does not acknowledge, or is away, holds up nobody who may read something else.
+#[test]
+fn a8_what_waits_for_a_member_who_may_read_it_lets_others_pass() {
+    check_on(
+        FILTERS,
+        "topic read a/#; user root; topic readwrite #",
+        "r connect v5 user=root props(21 H1)
+         r > 82 m1 [] s'$share/g/#' 01
+         r < 90 m1 [] 01
+         s connect v5
+         s > 82 m1 [] s'$share/g/#' 01
+         s < 90 m1 [] 01
+         p connect v5 user=root
+         p => 32 s'x' m1 [] '1' ; 32 s'x' m2 [] '2' ; 32 s'a/b' m3 [] '3' ; 32 s'x' m4 [] '4' ; 32 s'a/b' m5 [] '5'
+         r < 32 s'x' $a [] '1'
+         s < 32 s'a/b' $b [] '3'
+         s < 32 s'a/b' $c [] '5'
+         r > 40 $a
+         r < 32 s'x' $d [] '2'
+         r > 40 $d
+         r < 32 s'x' $e [] '4'
+         s quiet",
+    );
+}
+
 #[test]
 fn a9_a_filter_that_is_broader_than_the_rules_is_refused() {
     check(

@@ -3,6 +3,9 @@
 //! A group gives each message to one member: those that are connected and have room in their window, in turn. What
 //! nobody can take waits in the group's own queue and goes to whoever has room first. QoS 1 that a member did not
 //! acknowledge comes back to the front when the member goes; QoS 2 stays with the member once it was sent to it (D8).
+//! Members may differ in what they may read: a message goes to one who may, and one that waits for such a member is passed over
+//! for those who may read what is behind it. Rights are about topics, so each topic keeps its order. How far a member has looked
+//! in vain is remembered: nothing is looked at twice for the same member as long as its rights are the same.
 //!
 //! Members live on several shards, so a group is behind a lock of its own, held for a few instructions and never while
 //! anything is sent: calls give back assignments, and the caller's shard carries them out.
@@ -10,7 +13,7 @@
 //! A message that is to be stored comes in two steps: `accept` takes room for it, and `hand_in` shows it to the members.
 //! Between the two the journal has taken it, so no member's shard can be done with it before the journal has heard of it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -33,16 +36,18 @@ pub struct ShareGroup {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
     members: BTreeMap<SessionId, Member>,
     online: BTreeSet<SessionId>,
     /// Online, not full, and fewer messages given than its window takes.
     ready: BTreeSet<SessionId>,
     last: Option<SessionId>,
-    /// What members gave back, before everything in `queue`.
-    returned: VecDeque<Arc<StoredMessage>>,
-    queue: VecDeque<Arc<StoredMessage>>,
+    /// In the order in which they are to go: below 0 what members gave back, then what came.
+    waiting: BTreeMap<Place, Arc<StoredMessage>>,
+    /// Where the next message stands that came, that was given back, and that a member who went gives back.
+    next: Place,
+    next_returned: Place,
+    next_in_front: Place,
     /// Nothing that waits expires before this.
     earliest_expiry: Option<u64>,
     /// Taken out of the index: nobody may join any more.
@@ -59,7 +64,12 @@ struct Member {
     window: u32,
     /// Its session had no room for the last message.
     is_full: bool,
+    /// Of what was given back, and of what came: nothing that waits before this is for this member.
+    looked: [Place; 2],
 }
+
+/// Where a message stands among those that wait.
+type Place = i64;
 
 /// A message for one member.
 pub struct Assignment {
@@ -91,8 +101,9 @@ pub enum Acceptance {
 /// What a group did with a message.
 pub enum Offer {
     Assigned(Assignment),
-    /// It waits, and with the policy `drop_oldest` these made room for it.
+    /// It waits, or goes the way of what waits; with the policy `drop_oldest` some made room for it.
     Queued {
+        given: Vec<Assignment>,
         dropped: Vec<MessageId>,
     },
     /// The last member has just left.
@@ -135,13 +146,20 @@ impl ShareGroup {
     }
 
     pub fn queued(&self) -> usize {
-        self.state().waiting()
+        self.state().waiting.len()
     }
 
     /// Whether any member may read this topic.
     pub fn may_receive(&self, topic: &str) -> bool {
         let state = self.state();
         state.members.is_empty() || state.anybody_may_receive(topic)
+    }
+
+    /// Members may read something else than before.
+    pub fn rights_changed(self: &Arc<Self>, totals: &QueueTotals) -> Vec<Assignment> {
+        let mut state = self.state();
+        state.look_again();
+        self.drain(&mut state, totals)
     }
 
     /// Closes the group to new members, unless it has one. True: it is closed.
@@ -175,6 +193,7 @@ impl ShareGroup {
             given,
             window: online_window.unwrap_or(0),
             is_full: false,
+            looked: NOT_YET,
         };
         state.members.insert(session, member);
         if online_window.is_some() {
@@ -196,6 +215,7 @@ impl ShareGroup {
         if let Some(member) = state.members.get_mut(&session) {
             member.window = window;
             member.is_full = false;
+            member.looked = NOT_YET;
             member.resumable = resumable;
             state.online.insert(session);
             state.refresh(session);
@@ -217,24 +237,31 @@ impl ShareGroup {
         state.ready.remove(&session);
         if leaves {
             state.members.remove(&session);
+            // What only this one could read is nobody's any more.
+            state.look_again();
         } else if let Some(member) = state.members.get_mut(&session) {
             member.given = 0;
         }
         for message in returned.rev() {
             self.budget.reserve_anyway(stored_cost(&message), totals);
-            state.note_expiry(&message);
-            state.returned.push_front(message);
+            state.put_in_front(message);
         }
         self.decide(&mut state, totals)
     }
 
     /// Takes room for a message of QoS 1 or 2 that is to be stored first. What a member would get at once needs none.
-    pub fn accept(&self, cost: u64, totals: &QueueTotals, limits: &QueueLimits) -> Acceptance {
+    pub fn accept(
+        &self,
+        topic: &str,
+        cost: u64,
+        totals: &QueueTotals,
+        limits: &QueueLimits,
+    ) -> Acceptance {
         let state = self.state();
         if state.members.is_empty() {
             return Acceptance::NoMember;
         }
-        if state.waiting() == 0 && !state.ready.is_empty() {
+        if state.next(|state| &state.ready, topic).is_some() {
             self.budget.reserve_anyway(cost, totals);
         } else if !self.budget.reserve(cost, totals, limits) {
             return Acceptance::NoRoom;
@@ -250,8 +277,7 @@ impl ShareGroup {
         limits: &QueueLimits,
     ) -> Decided {
         let mut state = self.state();
-        state.note_expiry(&message);
-        state.queue.push_back(message);
+        state.put_last(message);
         let mut decided = self.decide(&mut state, totals);
         if limits.policy == QueuePolicy::DropOldest {
             decided
@@ -279,7 +305,7 @@ impl ShareGroup {
             state.next(|state| &state.ready, message.topic)
         };
         if let Some(session) =
-            candidate.filter(|_| state.waiting() == 0 || message.qos == QoS::AtMostOnce)
+            candidate.filter(|_| state.waiting.is_empty() || message.qos == QoS::AtMostOnce)
         {
             state.last = Some(session);
             return match state.assign(self, session, Arc::clone(message.stored())) {
@@ -287,12 +313,18 @@ impl ShareGroup {
                 None => Offer::Dropped,
             };
         }
-        if message.qos == QoS::AtMostOnce || !self.budget.reserve(message.cost(), totals, limits) {
+        if candidate.is_some() {
+            // Others wait, for members who may read them: it only passes through.
+            self.budget.reserve_anyway(message.cost(), totals);
+        } else if message.qos == QoS::AtMostOnce
+            || !self.budget.reserve(message.cost(), totals, limits)
+        {
             return Offer::Dropped;
         }
-        state.note_expiry(message.stored());
-        state.queue.push_back(Arc::clone(message.stored()));
+        state.put_last(Arc::clone(message.stored()));
+        let given = self.drain(&mut state, totals);
         Offer::Queued {
+            given,
             dropped: self.drop_oldest(&mut state, totals, limits),
         }
     }
@@ -322,8 +354,7 @@ impl ShareGroup {
         }
         state.refresh(session);
         self.budget.reserve_anyway(stored_cost(&message), totals);
-        state.note_expiry(&message);
-        state.returned.push_back(message);
+        state.put_behind_returned(message);
         self.decide(&mut state, totals)
     }
 
@@ -344,9 +375,7 @@ impl ShareGroup {
     /// Puts back what was read from the store, in order.
     pub fn restore(&self, message: Arc<StoredMessage>, totals: &QueueTotals) {
         self.budget.reserve_anyway(stored_cost(&message), totals);
-        let mut state = self.state();
-        state.note_expiry(&message);
-        state.queue.push_back(message);
+        self.state().put_last(message);
     }
 
     /// Takes messages whose time is over out of the queue.
@@ -370,19 +399,15 @@ impl ShareGroup {
             }
             !expired
         };
-        state.returned.retain(&mut stays);
-        state.queue.retain(&mut stays);
+        state.waiting.retain(|_, message| stays(message));
         state.earliest_expiry = earliest;
         dropped
     }
 
     fn drain(self: &Arc<Self>, state: &mut State, totals: &QueueTotals) -> Vec<Assignment> {
         let mut assignments = Vec::new();
-        while let Some(first) = state.returned.front().or_else(|| state.queue.front()) {
-            let Some(session) = state.next(|state| &state.ready, &first.topic) else {
-                break;
-            };
-            let Some(message) = state.pop() else {
+        while let Some((place, session)) = state.next_pair() {
+            let Some(message) = state.waiting.remove(&place) else {
                 break;
             };
             self.budget.release(stored_cost(&message), totals);
@@ -414,7 +439,7 @@ impl ShareGroup {
         limits: &QueueLimits,
     ) -> Vec<MessageId> {
         let mut dropped = Vec::new();
-        while state.waiting() > 1 && self.budget.is_over(limits) {
+        while state.waiting.len() > 1 && self.budget.is_over(limits) {
             let Some(oldest) = state.pop() else {
                 break;
             };
@@ -485,13 +510,83 @@ impl State {
         Some(assignment)
     }
 
-    fn waiting(&self) -> usize {
-        self.returned.len() + self.queue.len()
+    /// The first message that waits and that a member with room may read, and that member.
+    fn next_pair(&mut self) -> Option<(Place, SessionId)> {
+        let (first, message) = self.waiting.first_key_value()?;
+        if let Some(session) = self.next(|state| &state.ready, &message.topic) {
+            return Some((*first, session));
+        }
+        let ready: SmallVec<[SessionId; 8]> = self.ready.iter().copied().collect();
+        let places = ready
+            .iter()
+            .filter_map(|session| self.first_readable(*session));
+        let place = places.min()?;
+        let message = self.waiting.get(&place)?;
+        let session = self.next(|state| &state.ready, &message.topic)?;
+        Some((place, session))
+    }
+
+    /// The first message that waits and that this member may read, or nobody.
+    fn first_readable(&mut self, session: SessionId) -> Option<Place> {
+        let [mut returned, mut came] = self.members.get(&session)?.looked;
+        let is_for_it = |(_, message): &(&Place, &Arc<StoredMessage>)| {
+            self.may_receive(&session, &message.topic) || !self.anybody_may_receive(&message.topic)
+        };
+        let mut found = self
+            .waiting
+            .range(returned..FIRST)
+            .find(is_for_it)
+            .map(|(place, _)| *place);
+        returned = found.unwrap_or(self.next_returned);
+        if found.is_none() {
+            found = self
+                .waiting
+                .range(came.max(FIRST)..)
+                .find(is_for_it)
+                .map(|(place, _)| *place);
+            came = found.unwrap_or(self.next);
+        }
+        if let Some(member) = self.members.get_mut(&session) {
+            member.looked = [returned, came];
+        }
+        found
+    }
+
+    /// Nothing is known of what members may read.
+    fn look_again(&mut self) {
+        for member in self.members.values_mut() {
+            member.looked = NOT_YET;
+        }
+    }
+
+    /// Behind everything.
+    fn put_last(&mut self, message: Arc<StoredMessage>) {
+        self.note_expiry(&message);
+        self.waiting.insert(self.next, message);
+        self.next += 1;
+    }
+
+    /// Behind what was given back, and before what came.
+    fn put_behind_returned(&mut self, message: Arc<StoredMessage>) {
+        self.note_expiry(&message);
+        self.waiting.insert(self.next_returned, message);
+        self.next_returned += 1;
+    }
+
+    /// Before everything.
+    fn put_in_front(&mut self, message: Arc<StoredMessage>) {
+        self.note_expiry(&message);
+        self.waiting.insert(self.next_in_front, message);
+        for member in self.members.values_mut() {
+            let [returned, _] = &mut member.looked;
+            *returned = (*returned).min(self.next_in_front);
+        }
+        self.next_in_front -= 1;
     }
 
     /// What waits longest.
     fn pop(&mut self) -> Option<Arc<StoredMessage>> {
-        self.returned.pop_front().or_else(|| self.queue.pop_front())
+        self.waiting.pop_first().map(|(_, message)| message)
     }
 
     fn note_expiry(&mut self, message: &StoredMessage) {
@@ -515,197 +610,28 @@ impl State {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use nightjar_codec::RetainHandling;
-
-    const LIMITS: QueueLimits = QueueLimits {
-        messages_max: 0,
-        bytes_max: 0,
-        total_bytes_max: 0,
-        policy: QueuePolicy::Refuse,
-    };
-
-    fn id(slot: u32) -> SessionId {
-        SessionId {
-            shard: 0,
-            slot,
-            generation: 0,
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            members: BTreeMap::new(),
+            online: BTreeSet::new(),
+            ready: BTreeSet::new(),
+            last: None,
+            waiting: BTreeMap::new(),
+            next: FIRST,
+            next_returned: RETURNED,
+            next_in_front: RETURNED - 1,
+            earliest_expiry: None,
+            closed: false,
         }
-    }
-
-    fn group() -> Arc<ShareGroup> {
-        Arc::new(ShareGroup::new(GroupId(1), "g", "t"))
-    }
-
-    fn join(
-        group: &Arc<ShareGroup>,
-        slot: u32,
-        window: Option<u32>,
-        totals: &QueueTotals,
-    ) -> Vec<Assignment> {
-        let subscription = Subscription {
-            qos: QoS::AtLeastOnce,
-            no_local: false,
-            retain_as_published: false,
-            retain_handling: RetainHandling::Send,
-            subscription_identifier: None,
-            group: None,
-        };
-        let receiver = Arc::new(Receiver::new("c".into(), true));
-        group
-            .join(id(slot), &subscription, &receiver, window, totals)
-            .expect("the group is open")
-    }
-
-    fn offer(group: &Arc<ShareGroup>, payload: &[u8], totals: &QueueTotals) -> Option<u32> {
-        match group.offer(
-            &MessageRef::new("t", payload, &[], QoS::AtLeastOnce),
-            totals,
-            &LIMITS,
-        ) {
-            Offer::Assigned(assignment) => Some(assignment.session.slot),
-            Offer::Queued { .. } | Offer::NoMember | Offer::Dropped => None,
-        }
-    }
-
-    #[test]
-    fn members_take_turns_and_the_offline_ones_are_left_out() {
-        let (group, totals) = (group(), QueueTotals::default());
-        join(&group, 1, Some(10), &totals);
-        join(&group, 2, None, &totals);
-        join(&group, 3, Some(10), &totals);
-        let turns: Vec<_> = (0..4).map(|_| offer(&group, b"x", &totals)).collect();
-        assert_eq!(turns, [Some(1), Some(3), Some(1), Some(3)]);
-    }
-
-    #[test]
-    fn a_message_waits_until_a_window_opens() {
-        let (group, totals) = (group(), QueueTotals::default());
-        join(&group, 1, Some(1), &totals);
-        assert_eq!(offer(&group, b"1", &totals), Some(1));
-        assert_eq!(offer(&group, b"2", &totals), None);
-        assert_eq!(group.queued(), 1);
-        let next = group.finished(id(1), &totals);
-        assert_eq!(
-            next.iter()
-                .map(|next| &*next.message.payload)
-                .collect::<Vec<_>>(),
-            [b"2"]
-        );
-        assert_eq!(totals.messages(), 0);
-    }
-
-    #[test]
-    fn what_a_member_leaves_goes_to_another_in_front_of_what_waits() {
-        let (group, totals) = (group(), QueueTotals::default());
-        join(&group, 1, Some(1), &totals);
-        offer(&group, b"1", &totals);
-        offer(&group, b"2", &totals);
-        let first = Arc::new(StoredMessage {
-            message_id: 0,
-            topic: "t".into(),
-            payload: bytes::Bytes::from_static(b"1"),
-            properties: bytes::Bytes::new(),
-            qos: QoS::AtLeastOnce,
-            retain: false,
-            expires_at: None,
-            sequence: 0,
-            publisher: None,
-        });
-        assert!(
-            group
-                .gone(id(1), false, [first].into_iter(), &totals)
-                .given
-                .is_empty()
-        );
-        let given = join(&group, 2, Some(5), &totals);
-        assert_eq!(
-            given
-                .iter()
-                .map(|given| &*given.message.payload)
-                .collect::<Vec<_>>(),
-            [b"1", b"2"]
-        );
-    }
-
-    fn message(message_id: MessageId) -> Arc<StoredMessage> {
-        let mut message = MessageRef::new("t", b"x", &[], QoS::AtLeastOnce);
-        message.message_id = message_id;
-        Arc::clone(message.stored())
-    }
-
-    fn slots(decided: &Decided) -> Vec<u32> {
-        let given = decided.given.iter();
-        given.map(|given| given.session.slot).collect()
-    }
-
-    #[test]
-    fn what_is_accepted_is_shown_to_nobody_before_it_is_handed_in() {
-        let (group, totals) = (group(), QueueTotals::default());
-        join(&group, 1, Some(1), &totals);
-        let stored = message(7);
-        let cost = stored_cost(&stored);
-        assert_eq!(group.accept(cost, &totals, &LIMITS), Acceptance::Taken);
-        assert!(group.finished(id(1), &totals).is_empty());
-        assert!(join(&group, 2, Some(1), &totals).is_empty());
-        assert_eq!(totals.messages(), 1);
-        assert_eq!(slots(&group.hand_in(stored, &totals, &LIMITS)), [1]);
-        assert_eq!(totals.messages(), 0);
-    }
-
-    #[test]
-    fn what_is_accepted_takes_room_unless_a_member_has_some() {
-        let (group, totals) = (group(), QueueTotals::default());
-        let limits = QueueLimits {
-            messages_max: 1,
-            ..LIMITS
-        };
-        assert_eq!(group.accept(1, &totals, &limits), Acceptance::NoMember);
-        join(&group, 1, None, &totals);
-        assert_eq!(group.accept(1, &totals, &limits), Acceptance::Taken);
-        assert_eq!(group.accept(1, &totals, &limits), Acceptance::NoRoom);
-        join(&group, 2, Some(5), &totals);
-        assert_eq!(group.accept(1, &totals, &limits), Acceptance::Taken);
-    }
-
-    #[test]
-    fn the_last_member_leaves_and_everything_is_named_that_nobody_will_get() {
-        let (group, totals) = (group(), QueueTotals::default());
-        join(&group, 1, None, &totals);
-        let accept = || group.accept(stored_cost(&message(1)), &totals, &LIMITS);
-        for message_id in [1, 2] {
-            assert_eq!(accept(), Acceptance::Taken);
-            let decided = group.hand_in(message(message_id), &totals, &LIMITS);
-            assert!(decided.given.is_empty() && decided.dropped.is_empty());
-        }
-        assert_eq!(accept(), Acceptance::Taken);
-        let decided = group.gone(id(1), true, [message(9)].into_iter(), &totals);
-        assert_eq!(decided.dropped, [9, 1, 2]);
-        // Late for a group that is empty, or closed since.
-        assert!(group.close_if_empty());
-        let decided = group.hand_in(message(3), &totals, &LIMITS);
-        assert_eq!(decided.dropped, [3]);
-        assert_eq!((totals.messages(), totals.bytes()), (0, 0));
-    }
-
-    #[test]
-    fn with_drop_oldest_what_is_handed_in_takes_the_place_of_what_waits_longest() {
-        let (group, totals) = (group(), QueueTotals::default());
-        let limits = QueueLimits {
-            messages_max: 1,
-            policy: QueuePolicy::DropOldest,
-            ..LIMITS
-        };
-        join(&group, 1, None, &totals);
-        let mut dropped = Vec::new();
-        for message_id in 1..=3 {
-            let stored = message(message_id);
-            let accepted = group.accept(stored_cost(&stored), &totals, &limits);
-            assert_eq!(accepted, Acceptance::Taken);
-            dropped.extend(group.hand_in(stored, &totals, &limits).dropped);
-        }
-        assert_eq!((dropped, group.queued()), (vec![1, 2], 1));
     }
 }
+
+/// Where the first message stands that came.
+const FIRST: Place = 0;
+/// Around this stands what was given back. No process lives for as many messages as are between the two.
+const RETURNED: Place = Place::MIN / 2;
+const NOT_YET: [Place; 2] = [Place::MIN, FIRST];
+
+#[cfg(test)]
+mod tests;

@@ -63,7 +63,8 @@ impl Shard {
                     offered.given.push(assignment);
                     offered.taken += 1;
                 }
-                Offer::Queued { dropped } => {
+                Offer::Queued { given, dropped } => {
+                    offered.given.extend(given);
                     self.sinks.counters.dropped_queue_full += dropped.len() as u64;
                     self.disown(group, dropped);
                     offered.taken += 1;
@@ -90,7 +91,12 @@ impl Shard {
         offered: &mut Offered,
     ) {
         let totals = &self.shared.exchange.totals;
-        match group.accept(message.cost(), totals, &self.sinks.queue_limits) {
+        match group.accept(
+            message.topic,
+            message.cost(),
+            totals,
+            &self.sinks.queue_limits,
+        ) {
             Acceptance::Taken => offered.taken += 1,
             Acceptance::NoMember => {
                 offered.taken += 1;
@@ -223,6 +229,15 @@ impl Shard {
                 return;
             };
             self.carry_out(now, given.unwrap_or_default());
+        }
+    }
+
+    /// The rules have changed: what waited for a member who may read it may have found one.
+    pub(super) fn give_groups_what_they_may_read(&mut self, now: Now) {
+        let exchange = Arc::clone(&self.shared.exchange);
+        for group in exchange.groups_after(None, usize::MAX) {
+            let given = group.rights_changed(&exchange.totals);
+            self.carry_out(now, given);
         }
     }
 

@@ -63,6 +63,7 @@ impl Shard {
             self.close(now, id, Cause::ListenerGone);
         }
         self.replace_rules(Arc::clone(&reloaded.authorization));
+        self.give_groups_what_they_may_read(now);
         self.reauthenticate_all(now, Arc::clone(&reloaded.passwords));
     }
 
