@@ -112,6 +112,9 @@ pub(crate) struct Esp {
     /// A file whose first line is its password; without one the network is open
     #[arg(long, value_name = "FILE", requires = "wifi")]
     pub(crate) wifi_password_file: Option<PathBuf>,
+    /// A file with more keys for config.toml and provisioning.bin: ntp_server, topics, and what else a device knows
+    #[arg(long, value_name = "FILE", requires = "esp")]
+    pub(crate) esp_config: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

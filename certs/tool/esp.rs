@@ -23,6 +23,8 @@ pub(crate) struct Settings {
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) wifi: Option<Wifi>,
+    /// More lines of `config.toml`; the device refuses what it does not know.
+    pub(crate) more: String,
 }
 
 /// A network; the password is empty for an open one.
@@ -93,7 +95,7 @@ pub(crate) fn write(
         .build();
     let chain_pem = issued.pem() + authority.chain();
     let header = header(&config, &root_pem, &chain_pem, &key.serialize_pem())?;
-    let toml = toml_of(&config)?;
+    let toml = toml_of(&config)? + &settings.more;
     let mut entries: Entries = vec![
         (provisioning::CONFIG, toml.clone().into_bytes()),
         (provisioning::KEY, key.serialize_der()),

@@ -196,10 +196,14 @@ fn a_blob_to_flash_has_it_all_and_follows_a_renewal() {
     world.run(&["server", "broker.example.com"]);
     std::fs::write(world.path("wifi"), "correct horse\n").unwrap();
     let password = world.text("wifi");
+    let more = "ntp_server = \"time.example\"\n";
+    std::fs::write(world.path("more.toml"), more).unwrap();
     let arguments = [
         "device",
         "gauge-7",
         "--esp",
+        "--esp-config",
+        &world.text("more.toml"),
         "--wifi",
         "barn",
         "--wifi-password-file",
@@ -223,6 +227,11 @@ fn a_blob_to_flash_has_it_all_and_follows_a_renewal() {
         assert!(contains(&format!("esp/gauge-7/{file}")), "{file}");
     }
     let blob = world.read("esp/gauge-7/provisioning.bin");
+    assert!(
+        world
+            .read("esp/gauge-7/config.toml")
+            .ends_with(more.as_bytes())
+    );
     let end = b"\x06\0\x04\0barn\x07\0\x0d\0correct horse";
     assert!(blob.ends_with(end));
     #[cfg(unix)]

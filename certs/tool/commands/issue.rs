@@ -350,7 +350,20 @@ fn esp_settings(index: &Index, asked: &crate::cli::Esp) -> Result<Option<Setting
         host,
         port: asked.port,
         wifi: wifi(asked)?,
+        more: match &asked.esp_config {
+            Some(path) => more(path)?,
+            None => String::new(),
+        },
     }))
+}
+
+/// It must end up in one entry of the blob, and in a chip's memory.
+fn more(path: &Path) -> Result<String, Fault> {
+    let text = place::read_text(path)?;
+    if text.len() > MORE_BYTES_MAX {
+        return Err(Fault::file(path, "expected 2,048 bytes at most"));
+    }
+    Ok(text)
 }
 
 fn wifi(asked: &crate::cli::Esp) -> Result<Option<Wifi>, Fault> {
@@ -422,6 +435,7 @@ const COMMON_NAME_MAX: usize = authority::COMMON_NAME_BYTES_MAX;
 const AT_ONCE: usize = 1_000;
 
 const WIFI_NAME_BYTES_MAX: usize = 32;
+const MORE_BYTES_MAX: usize = 2048;
 
 const BATCH_MAX: usize = 100_000;
 const FAULTS_SHOWN: usize = 20;
