@@ -19,6 +19,7 @@ use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Reads the arguments, the program's own name first, and the configuration file they name.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, CliError> {
@@ -141,6 +142,15 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
             start.settings.listeners = listeners.collect();
         } else {
             start.ports_ignored = true;
+        }
+    }
+    if let Some(file) = &arguments.tls_keylog {
+        for listener in &mut start.settings.listeners {
+            if listener.tls.is_some()
+                && let Some(tls) = &mut Arc::make_mut(listener).tls
+            {
+                tls.key_log_file = Some(file.clone());
+            }
         }
     }
     if arguments.verbose {
@@ -363,7 +373,8 @@ struct Arguments {
     #[arg(short = 'd', long, overrides_with = "daemon")]
     daemon: bool,
 
-    /// Accepted, and without effect in this version: no secrets of TLS connections are written
+    /// Append the secrets of TLS connections to FILE, for whoever has to read captured traffic: as
+    /// SSLKEYLOGFILE of other programs
     #[arg(long, value_name = "FILE")]
     tls_keylog: Option<PathBuf>,
 

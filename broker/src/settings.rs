@@ -21,6 +21,7 @@ pub use listener::{
 };
 pub use process::{LogDestination, LogFormat, LogSettings, LogTypes, ProcessSettings, RunAs};
 
+use nightjar_codec::QoS;
 use nightjar_storage::Durability;
 
 /// The port of MQTT without TLS.
@@ -138,6 +139,11 @@ pub struct Settings {
     /// holds if it is lower. At the limit further messages wait in the session's queue. Between 1
     /// and 65,535.
     pub inflight_messages_max: u16,
+    /// Bytes of the payloads of such messages; 0 = bound by their number only. At the limit further messages wait; one message
+    /// may go beyond it.
+    pub inflight_bytes_max: u64,
+    /// Whether a message is delivered with the QoS of its subscription where that is higher than its own. Not as MQTT has it.
+    pub upgrade_outgoing_qos: bool,
     /// Messages queued for one session; 0 = bound by bytes only. At the limit `queue_policy` holds.
     pub queue_messages_max: u64,
     /// Bytes queued for one session. At the limit `queue_policy` holds.
@@ -278,6 +284,16 @@ impl Settings {
         self.listeners = endpoints.into_iter().map(listener).collect();
     }
 
+    /// The QoS that a message with this one can be delivered with; its subscriptions may have a lower one.
+    #[inline]
+    pub fn outgoing_qos(&self, qos: QoS) -> QoS {
+        if self.upgrade_outgoing_qos {
+            QoS::ExactlyOnce
+        } else {
+            qos
+        }
+    }
+
     /// The listener that accepts at an endpoint.
     pub fn listener_at(&self, endpoint: &Endpoint) -> Option<&Arc<ListenerSettings>> {
         self.listeners
@@ -334,6 +350,8 @@ impl Default for Settings {
             will_bytes_max: 256 * MIB,
             will_restart_grace_seconds: 30,
             inflight_messages_max: 10_000,
+            inflight_bytes_max: 0,
+            upgrade_outgoing_qos: false,
             queue_messages_max: 0,
             queue_bytes_max: 256 * MIB,
             queue_total_bytes_max: 4_096 * MIB,

@@ -5,6 +5,7 @@
 
 mod ciphers;
 mod identity;
+mod key_log;
 mod listener;
 
 pub use identity::{Identity, IdentityFault};

@@ -17,6 +17,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 use crate::ciphers;
+use crate::key_log::KeyLogFile;
 
 /// The files and choices of one listener, as its operator wrote them.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +39,8 @@ pub struct Files {
     pub ciphers: Option<String>,
     /// The same for TLS 1.3.
     pub ciphers_tls_1_3: Option<String>,
+    /// Where the secrets of connections are written.
+    pub key_log_file: Option<PathBuf>,
 }
 
 /// The lowest version of TLS that is spoken.
@@ -130,6 +133,14 @@ impl Listener {
         config.ticketer = Ticketer::new().map_err(|error| LoadError::Config(error.to_string()))?;
         // Our suites are in the order we want where the client has no better reason than its own list.
         config.ignore_client_order = true;
+        if let Some(path) = &files.key_log_file {
+            let opened = KeyLogFile::open(path).map_err(|error| LoadError::File {
+                what: "key_log_file",
+                path: path.clone(),
+                reason: error.to_string(),
+            })?;
+            config.key_log = Arc::new(opened);
+        }
         Ok(Loaded {
             listener: Self {
                 config: Arc::new(config),

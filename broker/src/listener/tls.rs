@@ -56,7 +56,14 @@ fn load(settings: &TlsSettings) -> Result<Listener, LoadError> {
         },
         ciphers: settings.ciphers.as_deref().map(Into::into),
         ciphers_tls_1_3: settings.ciphers_tls_1_3.as_deref().map(Into::into),
+        key_log_file: settings.key_log_file.clone(),
     };
+    if let Some(file) = &files.key_log_file {
+        tracing::warn!(
+            "The secrets of TLS connections are written to {}: whoever has it can read what is sent.",
+            file.display()
+        );
+    }
     let loaded = Listener::load(&files)?;
     for warning in loaded.warnings {
         tracing::warn!("{}: {warning}.", files.certificate_file.display());

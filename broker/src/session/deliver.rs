@@ -18,6 +18,7 @@ use super::topic_alias::Known;
 use super::{Link, Session};
 use crate::identity::{GroupId, Origin};
 use crate::message::MessageRef;
+use crate::settings::Settings;
 
 /// On which terms a session gets a message, fixed when the message is accepted (D6).
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +85,11 @@ impl Session {
             self.send_qos0(message, grant, out);
             return true;
         }
-        if room && self.queue.is_empty() && self.window_is_open() && !self.inflight.has_unsent() {
+        if room
+            && self.queue.is_empty()
+            && self.window_is_open(out.settings)
+            && !self.inflight.has_unsent()
+        {
             self.send_qos1_or_2(message, qos, grant, out);
             return true;
         }
@@ -95,7 +100,7 @@ impl Session {
     /// share groups keep for want of room here.
     pub fn pump(&mut self, out: &mut Outputs<'_>) {
         self.send_waiting(out);
-        if !self.declined.is_empty() && self.queue.is_empty() && self.window_is_open() {
+        if !self.declined.is_empty() && self.queue.is_empty() && self.window_is_open(out.settings) {
             let id = self.id;
             out.room_again
                 .extend(self.declined.drain(..).map(|group| (id, group)));
@@ -114,7 +119,7 @@ impl Session {
                 self.ask_for_page(out);
                 return;
             };
-            if first.qos > QoS::AtMostOnce && !self.window_is_open() {
+            if first.qos > QoS::AtMostOnce && !self.window_is_open(out.settings) {
                 return;
             }
             let Some(kept) = self.queue.pop(out.totals) else {
@@ -152,7 +157,7 @@ impl Session {
     /// What waits is in the store only: the shard reads the next of it, and pumps again.
     fn ask_for_page(&mut self, out: &mut Outputs<'_>) {
         let wants_page = self.queue.needs_page() || self.reads_retained;
-        if wants_page && !self.queue.is_loading && self.window_is_open() {
+        if wants_page && !self.queue.is_loading && self.window_is_open(out.settings) {
             self.queue.is_loading = true;
             out.page_wanted.push(self.id);
         }
@@ -323,8 +328,11 @@ impl Session {
         self.inflight.clear();
     }
 
-    fn window_is_open(&self) -> bool {
-        self.link.as_ref().is_some_and(|link| link.send_quota > 0) && !self.inflight.is_full()
+    fn window_is_open(&self, settings: &Settings) -> bool {
+        let bytes_max = settings.inflight_bytes_max;
+        self.link.as_ref().is_some_and(|link| link.send_quota > 0)
+            && !self.inflight.is_full()
+            && (bytes_max == 0 || self.inflight.bytes() < bytes_max)
     }
 
     /// The resend after a reconnect has not come to this exchange yet; it will send it.
@@ -403,6 +411,7 @@ impl Session {
             hold: None,
             sent_before: true,
             counted: true,
+            bytes: u32::try_from(message.payload.len()).unwrap_or(u32::MAX),
         });
         let stored = out.journal.enabled && message.message_id != 0;
         if let (true, QoS::ExactlyOnce, Origin::Group(group)) = (stored, qos, grant.origin) {

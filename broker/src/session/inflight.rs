@@ -53,6 +53,8 @@ pub struct Entry {
     pub sent_before: bool,
     /// Its PUBLISH was sent on the present connection, so its end opens the client's window.
     pub counted: bool,
+    /// Bytes of its payload.
+    pub bytes: u32,
 }
 
 impl Entry {
@@ -65,6 +67,7 @@ impl Entry {
             hold: None,
             sent_before: true,
             counted: false,
+            bytes: 0,
         }
     }
 }
@@ -75,6 +78,8 @@ pub struct Inflight {
     next: u16,
     entries: VecDeque<Entry>,
     live: usize,
+    /// Of the payloads of those that are live.
+    bytes: u64,
     /// Entries before this one have been sent on the present connection.
     unsent: usize,
     /// Has `live` of every session.
@@ -100,6 +105,7 @@ impl Inflight {
             next: 1,
             entries: VecDeque::new(),
             live: 0,
+            bytes: 0,
             unsent: 0,
             gauge,
         }
@@ -119,6 +125,11 @@ impl Inflight {
         self.live == 0
     }
 
+    /// Bytes of the payloads of exchanges that are not finished.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     pub fn is_full(&self) -> bool {
         self.entries.len() >= usize::from(u16::MAX)
     }
@@ -135,6 +146,7 @@ impl Inflight {
             self.unsent += 1;
         }
         self.next = successor(packet_id);
+        self.bytes += u64::from(entry.bytes);
         self.entries.push_back(entry);
         self.live += 1;
         self.gauge.add(1);
@@ -157,6 +169,7 @@ impl Inflight {
             .filter(|entry| entry.state != State::Done)?;
         let finished = std::mem::replace(entry, Entry::done());
         self.live -= 1;
+        self.bytes -= u64::from(finished.bytes);
         self.gauge.take(1);
         while self
             .entries
@@ -231,6 +244,7 @@ impl Inflight {
             self.entries.push_back(Entry::done());
             self.next = successor(self.next);
         }
+        self.bytes += u64::from(entry.bytes);
         self.entries.push_back(entry);
         self.next = successor(packet_id);
         self.live += 1;

@@ -144,6 +144,8 @@ pub struct TlsSettings {
     pub ciphers: Option<Box<str>>,
     pub ciphers_tls_1_3: Option<Box<str>>,
     pub disable_client_certificate_date_checks: bool,
+    /// Where the secrets of its connections are written, for whoever has to read captured traffic; `None` = nowhere.
+    pub key_log_file: Option<PathBuf>,
 }
 
 impl ListenerSettings {

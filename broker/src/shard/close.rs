@@ -257,7 +257,12 @@ impl Shard {
         if !self.may_publish_will(now, id, will) {
             return;
         }
-        let mut message = MessageRef::new(&will.topic, &will.payload, &will.properties, will.qos);
+        let mut message = MessageRef::new(
+            &will.topic,
+            &will.payload,
+            &will.properties,
+            self.shared.settings.outgoing_qos(will.qos),
+        );
         message.retain = will.retain;
         message.expires_at = will
             .message_expiry_interval

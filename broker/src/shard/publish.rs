@@ -122,7 +122,8 @@ impl Shard {
                 &copied
             }
         };
-        let mut message = MessageRef::new(topic, publish.payload, properties, publish.qos);
+        let qos = self.shared.settings.outgoing_qos(publish.qos);
+        let mut message = MessageRef::new(topic, publish.payload, properties, qos);
         message.retain = publish.retain;
         message.publisher = Some(session_id);
         message.expires_at = publish
@@ -292,7 +293,7 @@ impl Shard {
             };
             self.held_publishes += 1;
             self.wait_for(now, ticket, Waiting::Deliver(Box::new(held)));
-        } else if message.qos == QoS::ExactlyOnce && receipt != Receipt::None {
+        } else if matches!(receipt, Receipt::Pubrec(_)) {
             // PUBREC is written first, so the delivery is the turn's next step, after `acknowledge`.
             self.deliver_after_pubrec(now, message, route, skipped, given, receipt);
             self.hand_in(now, handing);
@@ -307,7 +308,7 @@ impl Shard {
         let mut reason_code = ReasonCode::Success;
         if route.is_empty() {
             self.sinks.counters.dropped_no_subscribers += u64::from(message.publisher.is_some());
-            if message.qos == QoS::AtLeastOnce {
+            if matches!(receipt, Receipt::Puback(_)) {
                 reason_code = ReasonCode::NoMatchingSubscribers;
             }
         }

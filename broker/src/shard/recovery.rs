@@ -343,8 +343,10 @@ impl Shard {
                 Some(kept) if kept.qos == QoS::ExactlyOnce => State::AwaitPubrec,
                 Some(_) => State::AwaitPuback,
             };
+            let payload = kept.as_ref().map_or(0, |kept| kept.message.payload.len());
             let entry = Entry {
                 state,
+                bytes: u32::try_from(payload).unwrap_or(u32::MAX),
                 kept: kept.map(Box::new),
                 origin: Origin::Direct,
                 message_id,

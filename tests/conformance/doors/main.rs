@@ -1,9 +1,10 @@
 //! The doors: what listeners are asked for, what comes before MQTT, and what is refused there.
 //!
-//! `http_api` is Mosquitto's, `options` is what holds for the clients of one listener, `web_socket` the upgrade and the frames in raw bytes, `proxy` the
+//! `http_api` is Mosquitto's, `key_log` what a listener to captured traffic needs, `options` is what holds for the clients of one listener, `web_socket` the upgrade and the frames in raw bytes, `proxy` the
 //! PROXY header, `unix` the socket in the file system. Each against the running broker.
 
 mod http_api;
+mod key_log;
 mod options;
 mod proxy;
 mod unix;

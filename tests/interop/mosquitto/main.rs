@@ -3,6 +3,7 @@
 
 mod guide;
 mod log;
+mod options;
 mod process;
 mod rules;
 mod sys;

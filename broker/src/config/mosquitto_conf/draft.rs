@@ -25,6 +25,8 @@ pub(super) struct Draft {
     pub(super) location: Option<PathBuf>,
     /// persistence_file.
     pub(super) old_store: Option<PathBuf>,
+    /// In bytes.
+    pub(super) memory_limit: Option<u64>,
     /// None until the first log_dest: it replaces the default.
     pub(super) log_destinations: Option<Vec<LogDestination>>,
     pub(super) plugins: Vec<Plugin>,
@@ -131,6 +133,7 @@ impl Draft {
             place: Place::nowhere(),
             per_listener: false,
             location: None,
+            memory_limit: None,
             old_store: None,
             log_destinations: None,
             plugins: Vec::new(),
@@ -230,6 +233,7 @@ impl Draft {
         if let Some(destinations) = self.log_destinations.take() {
             self.settings.log.destinations = destinations;
         }
+        self.share_out_memory();
         self.make_room_for_one_packet();
 
         let mut listeners: Vec<Listener> = Vec::new();
@@ -315,6 +319,28 @@ impl Draft {
             let file = file.unwrap_or_else(|| "mosquitto.db".into());
             self.settings.mosquitto_db = Some(directory.join(file));
         }
+    }
+
+    /// Of `memory_limit`; what an option of its own bounds lower stays there.
+    fn share_out_memory(&mut self) {
+        let Some(limit) = self.memory_limit else {
+            return;
+        };
+        let (quarter, eighth) = ((limit / 4).max(1), (limit / 8).max(1));
+        let settings = &mut self.settings;
+        let lower = |bound: &mut u64, to: u64| *bound = (*bound).min(to);
+        lower(&mut settings.retained_bytes_max, quarter);
+        lower(&mut settings.queue_memory_total_bytes_max, quarter);
+        if !settings.persistence {
+            lower(&mut settings.queue_total_bytes_max, quarter);
+            lower(&mut settings.queue_bytes_max, quarter);
+        }
+        lower(&mut settings.will_bytes_max, eighth);
+        lower(&mut settings.send_bytes_max, eighth.max(TOTAL_BUFFER_MIN));
+        lower(
+            &mut settings.receive_bytes_max,
+            eighth.max(TOTAL_BUFFER_MIN),
+        );
     }
 
     /// Mosquitto has no bounds of its own for these two.
@@ -516,3 +542,5 @@ impl Security {
 
 /// More is a mistake: each is a socket, and has its own counters.
 const LISTENERS_MAX: usize = 1_000;
+/// Less is no room for one connection.
+const TOTAL_BUFFER_MIN: u64 = 65_536;

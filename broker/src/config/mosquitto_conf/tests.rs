@@ -604,6 +604,35 @@ fn included_files_come_in_the_order_of_their_names_and_include_nothing() {
     std::fs::remove_dir_all(&directory).unwrap();
 }
 
+#[test]
+fn a_memory_limit_is_shared_out_and_lifts_no_other_bound() {
+    let shared = |text: &str| {
+        let settings = settings(text);
+        [
+            settings.retained_bytes_max,
+            settings.queue_total_bytes_max,
+            settings.queue_memory_total_bytes_max,
+            settings.will_bytes_max,
+            settings.send_bytes_max,
+            settings.receive_bytes_max,
+        ]
+    };
+    let mib = 1 << 20;
+    assert_eq!(
+        shared("memory_limit 67108864"),
+        [16 * mib, 16 * mib, 16 * mib, 8 * mib, 8 * mib, 8 * mib]
+    );
+    // Queues that are on disk may be longer.
+    let kept = shared("memory_limit 67108864\npersistence true");
+    assert_eq!((kept[1], kept[2]), (4096 * mib, 16 * mib));
+    // One packet and one connection find room whatever is said.
+    let least = shared("memory_limit 1");
+    assert_eq!(least[..4], [1, 1, 1, 1]);
+    assert_eq!(least[4], 65_536);
+    assert_eq!(least[5], 2_000_000);
+    assert_eq!(shared("memory_limit 0"), shared(""));
+}
+
 /// The TOML that is written means what the file meant, option by option and all together.
 #[test]
 fn a_migrated_file_has_the_same_settings() {
@@ -615,6 +644,9 @@ fn a_migrated_file_has_the_same_settings() {
         ("max_inflight_messages", "0"),
         ("max_queued_messages", "0"),
         ("max_queued_bytes", "99999999999999999"),
+        ("max_inflight_bytes", "100"),
+        ("memory_limit", "1000000"),
+        ("upgrade_outgoing_qos", "true"),
         ("queue_qos0_messages", "true"),
         ("max_keepalive", "60"),
         ("max_packet_size", "268435455"),
@@ -725,7 +757,7 @@ fn same_after_migration(text: &str) {
 
 #[test]
 fn migration_tells_each_line_and_no_secret() {
-    let text = "# c\npersistence true\nretry_interval 20\nautosave_interval 9\nupgrade_outgoing_qos true\n\
+    let text = "# c\npersistence true\nretry_interval 20\nautosave_interval 9\nenable_control_api true\n\
                 connection b\naddress h\ntopic #\nremote_password geheim\nlistener 1883 127.0.0.1\n";
     let world = World {
         variable: &variable,
@@ -735,10 +767,10 @@ fn migration_tells_each_line_and_no_secret() {
     for expected in [
         "#    2 changed  persistence true  ->  persistence",
         "#    3 ignored  retry_interval 20",
-        "#    5 ignored  upgrade_outgoing_qos true",
+        "#    5 ignored  enable_control_api true",
         "#    9 ignored  remote_password ***",
         "#   10 same     listener 1883 127.0.0.1  ->  listeners.address",
-        "# Look at this: m.conf:5: 'upgrade_outgoing_qos' has no effect",
+        "# Look at this: m.conf:5: 'enable_control_api' has no effect",
         "# Not in this version: m.conf:6: connection 'b'",
     ] {
         assert!(report.contains(expected), "{expected}\n{report}");

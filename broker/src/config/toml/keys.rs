@@ -225,6 +225,14 @@ pub(super) const KEYS: &[Key<Settings>] = &[
         "0 would deliver nothing, and MQTT has 65,535 packet identifiers"
     ),
     number!(
+        inflight_bytes_max,
+        Bytes,
+        0,
+        BYTES_MAX,
+        "0 is no bound by bytes"
+    ),
+    switch!(upgrade_outgoing_qos),
+    number!(
         queue_messages_max,
         Count,
         0,

@@ -440,6 +440,7 @@ pub(super) const TLS_KEYS: &[Key<TlsSettings>] = &[
     text!(ciphers, "names of ciphers as OpenSSL has them"),
     text!(ciphers_tls_1_3, "names of ciphers as OpenSSL has them"),
     switch!(disable_client_certificate_date_checks),
+    path!(key_log_file),
 ];
 
 pub(super) const SECURITY_KEYS: &[Key<SecuritySettings>] = &[

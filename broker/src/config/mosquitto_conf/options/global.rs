@@ -107,14 +107,11 @@ pub(super) const OPTIONS: &[Opt] = &[
     global!(
         "max_inflight_bytes",
         Kind::Number(0, i64::MAX),
-        "",
-        |_, given| {
-            Ok(match given.number() {
-                0 => Fate::ignored("0 is no bound there either"),
-                _ => Fate::lost(
-                    "what is in flight is bound by max_inflight_messages and send_buffer_bytes_max",
-                ),
-            })
+        "inflight_bytes_max",
+        |draft, given| {
+            let bytes = given.number().min(BYTES_MAX);
+            draft.settings.inflight_bytes_max = u64::try_from(bytes).unwrap_or(0);
+            SAME
         }
     ),
     global!(
@@ -195,17 +192,21 @@ pub(super) const OPTIONS: &[Opt] = &[
     global!(
         "memory_limit",
         Kind::Number(-i64::MAX, i64::MAX),
-        "",
-        |_, given| {
+        "retained_bytes_max",
+        |draft, given| {
             match given.number() {
                 ..0 => Err(format!(
                     "Invalid 'memory_limit' value ({}). Use 0 or more bytes.",
                     given.number()
                 )),
                 0 => Ok(Fate::ignored("0 is no limit there either")),
-                _ => Ok(Fate::lost(
-                    "memory is bound by its parts: queue_memory_total_bytes_max, send_bytes_max, receive_bytes_max, retained_bytes_max",
-                )),
+                bytes => {
+                    draft.memory_limit = u64::try_from(bytes).ok();
+                    Ok(Fate::changed(
+                        "shared out: a quarter each for retained messages and for queues in memory, an eighth each for what is being \
+                         sent, received, and wills",
+                    ))
+                }
             }
         }
     ),
@@ -234,13 +235,15 @@ pub(super) const OPTIONS: &[Opt] = &[
             Fate::Same
         })
     }),
-    global!("upgrade_outgoing_qos", Kind::Switch, "", |_, given| {
-        Ok(if given.on() {
-            Fate::lost("a message is delivered with the lower of its QoS and its subscription's")
-        } else {
-            Fate::Same
-        })
-    }),
+    global!(
+        "upgrade_outgoing_qos",
+        Kind::Switch,
+        "upgrade_outgoing_qos",
+        |draft, given| {
+            draft.settings.upgrade_outgoing_qos = given.on();
+            SAME
+        }
+    ),
     global!("set_tcp_nodelay", Kind::Switch, "", |_, given| {
         Ok(if given.on() {
             Fate::Same
@@ -283,13 +286,10 @@ pub(super) const OPTIONS: &[Opt] = &[
         "retain_expiry_interval",
         Kind::Number(0, I32),
         "",
-        |_, given| {
-            Ok(match given.number() {
-                0 => Fate::ignored("0 is never there either"),
-                _ => Fate::lost(
-                    "retained messages stay until they are replaced or their own Message Expiry Interval is over",
-                ),
-            })
+        |_, _| {
+            Ok(Fate::ignored(
+                "retained messages whose time is over are always looked for and removed",
+            ))
         }
     ),
     global!("check_retain_source", Kind::Switch, "", |_, given| {
