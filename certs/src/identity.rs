@@ -1,7 +1,7 @@
 //! Who a client is, by the certificate it has proven to own.
 //!
 //! A name that can be read in two ways is no name: a certificate with two Common Names, an empty one, one that is not UTF-8 or
-//! that holds U+0000 or another control character identifies nobody.
+//! that holds U+0000 or another control character identifies nobody. Nor does one that stands for many, by a wildcard.
 
 use std::fmt;
 
@@ -31,6 +31,8 @@ pub enum IdentityFault {
     TwoCommonNames,
     /// Empty, not UTF-8, or with a control character.
     NotAName,
+    /// A common name with `*`, or with one of MQTT's `+` and `#`.
+    Wildcard,
 }
 
 impl fmt::Display for IdentityFault {
@@ -39,6 +41,7 @@ impl fmt::Display for IdentityFault {
             Self::Unreadable => "the certificate cannot be read",
             Self::TwoCommonNames => "the certificate has more than one common name",
             Self::NotAName => "a name in the certificate is empty or not plain text",
+            Self::Wildcard => "the common name of the certificate has a wildcard in it",
         })
     }
 }
@@ -54,7 +57,7 @@ impl Identity {
         let mut common_names = subject.iter_common_name();
         let common_name = common_names
             .next()
-            .map(|name| plain(name.as_str().ok()))
+            .map(|name| of_one(name.as_str().ok()))
             .transpose()?;
         if common_names.next().is_some() {
             return Err(IdentityFault::TwoCommonNames);
@@ -125,6 +128,15 @@ fn escaped(value: &str) -> String {
     text
 }
 
+/// The name of one client, and not of many.
+fn of_one(text: Option<&str>) -> Result<Box<str>, IdentityFault> {
+    let name = plain(text)?;
+    if name.contains(['*', '+', '#']) {
+        return Err(IdentityFault::Wildcard);
+    }
+    Ok(name)
+}
+
 fn plain(text: Option<&str>) -> Result<Box<str>, IdentityFault> {
     let text = text.ok_or(IdentityFault::NotAName)?;
     if text.is_empty() || text.chars().any(char::is_control) {
@@ -183,6 +195,14 @@ mod tests {
                 Err(IdentityFault::NotAName),
                 "{text:?}"
             );
+        }
+    }
+
+    #[test]
+    fn t5_a_name_that_stands_for_many_identifies_nobody() {
+        for text in ["*", "*.plant.example", "+", "a/#"] {
+            let name = named(&[(DnType::CommonName, text)]);
+            assert_eq!(of(name, Vec::new()), Err(IdentityFault::Wildcard), "{text}");
         }
     }
 

@@ -1,9 +1,17 @@
 //! Devices with certificates, as a broker process and the clients of Mosquitto see them: what `nightjar-certs` makes, from both languages
 //! of configuration.
 
+mod attacks;
+mod forger;
+mod guest;
+mod matrix;
+mod stalled;
+mod swaps;
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use harness::{Broker, TemporaryDirectory, certs};
 use rustix::process::{Pid, Signal, kill_process};
@@ -195,10 +203,23 @@ impl World {
 
     #[track_caller]
     fn reload(&mut self) {
-        let process_id = self.broker.process_id().expect("the broker is ours");
-        let process_id = i32::try_from(process_id).ok().and_then(Pid::from_raw);
-        kill_process(process_id.expect("it is a process id"), Signal::HUP)
-            .expect("our child can be signalled");
-        self.broker.wait_for_log("Config reloaded");
+        reload(&mut self.broker, 1);
     }
+}
+
+/// A number of the environment: the full size of a test that CI runs smaller.
+fn number(name: &str, usual: usize) -> usize {
+    let text = std::env::var(name).ok();
+    text.and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
+/// Asks for a reload, which is the broker's `number`th, and waits for it.
+#[track_caller]
+fn reload(broker: &mut Broker, number: usize) {
+    let process_id = broker.process_id().expect("the broker is ours");
+    let process_id = i32::try_from(process_id).ok().and_then(Pid::from_raw);
+    kill_process(process_id.expect("it is a process id"), Signal::HUP)
+        .expect("our child can be signalled");
+    let is_done = || broker.log().matches("Config reloaded").count() >= number;
+    harness::wait_until("the broker has reloaded", Duration::from_secs(20), is_done);
 }
