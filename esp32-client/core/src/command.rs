@@ -353,3 +353,6 @@ fn answer(
 
 const NESTING_MAX: usize = 8;
 const ID_BYTES_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests;

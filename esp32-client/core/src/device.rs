@@ -535,3 +535,6 @@ const NAME_BYTES_MAX: u8 = 64;
 /// Answers that wait while QoS 0 commands are still taken.
 const ANSWERS_MAX: usize = 32;
 const RECEIVE_MAXIMUM: NonZeroU16 = NonZeroU16::MIN.saturating_add(7);
+
+#[cfg(test)]
+mod tests;

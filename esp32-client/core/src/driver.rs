@@ -19,7 +19,7 @@ use crate::session::{Ended, READ_BYTES_MAX};
 use crate::store::Store;
 use crate::time::{Clock, Instant};
 
-/// Serves a connection until it is over, and says why it is. The transport is to be closed then.
+/// Serves a connection until it is over, and says why it is; an error is the transport's. The transport is to be closed then.
 ///
 /// A `read` that is dropped while it waits must lose nothing: that of mbedtls-rs and of sockets do not.
 pub async fn serve<T, C, S, A>(
@@ -27,7 +27,7 @@ pub async fn serve<T, C, S, A>(
     doorbell: &Doorbell,
     transport: &mut T,
     clock: &C,
-) -> Ended
+) -> Result<Ended, T::Error>
 where
     T: Read + Write,
     C: Clock,
@@ -45,7 +45,7 @@ async fn exchange<T, C, S, A>(
     doorbell: &Doorbell,
     transport: &mut T,
     clock: &C,
-) -> Ended
+) -> Result<Ended, T::Error>
 where
     T: Read + Write,
     C: Clock,
@@ -55,11 +55,12 @@ where
     let mut buffer = vec![0; READ_BYTES_MAX];
     loop {
         let ended = device.borrow_mut().turn(clock.now());
-        if let Err(why) = write_all(device, transport, clock).await {
-            return ended.unwrap_or(why);
-        }
+        let written = write_all(device, transport, clock).await;
         if let Some(ended) = ended {
-            return ended;
+            return Ok(ended);
+        }
+        if let Some(stuck) = written? {
+            return Ok(stuck);
         }
         let (wants_input, deadline) = {
             let device = device.borrow();
@@ -81,7 +82,8 @@ where
                 let taken = device.borrow_mut().receive(bytes);
                 debug_assert_eq!(taken, count);
             }
-            Either3::First(_) => return Ended::Closed,
+            Either3::First(Ok(_)) => return Ok(Ended::Closed),
+            Either3::First(Err(error)) => return Err(error),
             Either3::Second(()) | Either3::Third(()) => {}
         }
     }
@@ -92,7 +94,7 @@ async fn write_all<T, C, S, A>(
     device: &RefCell<Device<S, A>>,
     transport: &mut T,
     clock: &C,
-) -> Result<(), Ended>
+) -> Result<Option<Ended>, T::Error>
 where
     T: Read + Write,
     C: Clock,
@@ -109,20 +111,20 @@ where
             .copied()
             .collect();
         if piece.is_empty() && !wrote {
-            return Ok(());
+            return Ok(None);
         }
         let give_up = clock.wait_until(clock.now().monotonic + WRITE_WITHIN);
         if piece.is_empty() {
             return match select(transport.flush(), give_up).await {
-                Either::First(Ok(())) => Ok(()),
-                Either::First(Err(_)) => Err(Ended::Closed),
-                Either::Second(()) => Err(Ended::WriteTimeout),
+                Either::First(flushed) => flushed.map(|()| None),
+                Either::Second(()) => Ok(Some(Ended::WriteTimeout)),
             };
         }
         match select(transport.write(&piece), give_up).await {
-            Either::First(Ok(count)) if count > 0 => device.borrow_mut().written(count),
-            Either::First(_) => return Err(Ended::Closed),
-            Either::Second(()) => return Err(Ended::WriteTimeout),
+            Either::First(Ok(0)) => return Ok(Some(Ended::Closed)),
+            Either::First(Ok(count)) => device.borrow_mut().written(count),
+            Either::First(Err(error)) => return Err(error),
+            Either::Second(()) => return Ok(Some(Ended::WriteTimeout)),
         }
         wrote = true;
     }
@@ -138,3 +140,6 @@ async fn until<C: Clock>(deadline: Option<Instant>, clock: &C) {
 /// One TLS record, of those that small clients take.
 const PIECE_BYTES_MAX: usize = 4096;
 const WRITE_WITHIN: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests;

@@ -75,11 +75,14 @@ async fn serve_once<S: Store, A: Actuator>(
     };
     let served = driver::serve(device, doorbell, &mut session, &CLOCK);
     match select(served, stack.wait_config_down()).await {
-        Either::First(ended) => {
-            info!("the connection is over: {ended:?}");
+        Either::First(served) => {
+            match &served {
+                Ok(ended) => info!("the connection is over: {ended:?}"),
+                Err(error) => warn!("the connection is over: {error}"),
+            }
             // TLS says good-bye, too; who does not listen is not waited for.
             let _ = with_timeout(CLOSE_WITHIN, session.close()).await;
-            Some(ended)
+            served.ok()
         }
         Either::Second(()) => {
             warn!("the network is gone");

@@ -273,8 +273,11 @@ impl Session {
             if let Some(event) = self.events.pop_front() {
                 return Some(event);
             }
-            let packet = self.next_packet()?;
-            self.handle(packet, now);
+            match self.next_packet() {
+                Some(packet) => self.handle(packet, now),
+                // What could not be decoded has ended the connection.
+                None => return self.events.pop_front(),
+            }
         }
     }
 
@@ -610,3 +613,6 @@ const USER_PROPERTIES_MAX: u16 = 16;
 const TOPIC_LEVELS_MAX: u16 = 64;
 /// SUBSCRIBE and UNSUBSCRIBE that may be without an answer.
 const REQUESTS_MAX: usize = 4;
+
+#[cfg(test)]
+mod tests;

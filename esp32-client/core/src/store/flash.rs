@@ -587,3 +587,6 @@ const SECTORS_MAX: usize = 4096;
 const MARK_EVERY: u32 = 8;
 
 pub mod memory;
+
+#[cfg(test)]
+mod tests;
