@@ -5,8 +5,9 @@
 
 use std::ffi::CString;
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
@@ -102,7 +103,12 @@ impl PidFile {
         let mut name = path.as_os_str().to_owned();
         name.push(format!(".{id}"));
         let new = PathBuf::from(name);
-        File::create_new(&new)
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        // Whoever may write it may have another process killed, whatever the umask.
+        options
+            .mode(0o644)
+            .open(&new)
             .and_then(|mut file| writeln!(file, "{id}"))
             .and_then(|()| fs::rename(&new, path))
             .map_err(|error| {

@@ -56,7 +56,7 @@ fn what_a_3_x_client_may_not_publish_is_acknowledged_and_goes_nowhere() {
 
 #[test]
 fn a1_a_will_that_may_not_be_published_is_refused_at_connect() {
-    for topic in ["no", "$SYS/x", "okk", "$share/a/b"] {
+    for topic in ["no", "admin/cmd", "$SYS/x", "okk", "$share/a/b"] {
         check(
             OK,
             &format!(
@@ -76,6 +76,18 @@ fn a1_a_will_that_may_not_be_published_is_refused_at_connect() {
             ),
         );
     }
+}
+
+/// As at Mosquitto it is no will that anybody may have.
+#[test]
+fn a1_a_will_for_the_broker_itself_is_no_connect() {
+    check(
+        OK,
+        "a try v5 user=root will($CONTROL/x gone 0 0)
+         a refused
+         b try v4 user=root will($CONTROL/broker/v1 gone 0 0)
+         b refused",
+    );
 }
 
 #[test]
@@ -342,6 +354,42 @@ fn a6_a_file_that_is_missing_or_wrong_is_a_broker_that_does_not_start() {
     ]);
 }
 
+/// CVE-2018-12550 was an empty file that allowed everything, CVE-2017-7652 a reload that left nothing of the rules.
+#[test]
+fn a6_at_a_reload_no_rules_allow_nothing_and_a_file_that_cannot_be_read_changes_nothing() {
+    let directory = TemporaryDirectory::new("acl");
+    std::fs::create_dir(directory.path()).unwrap();
+    let file = directory.path().join("acl");
+    std::fs::write(&file, "topic t\n").unwrap();
+    let mut broker = Broker::options()
+        .toml(&format!("acl_file = {file:?}\nshards = 1\n"))
+        .start();
+    let mut client = harness::Client::connect_v5(&broker, "c", "");
+    let mut may_publish = || {
+        client.send_words("32 07 s't' m1 00 'x'");
+        client.receive_packet().get(4) != Some(&0x87)
+    };
+    let process_id = broker.process_id().and_then(|id| i32::try_from(id).ok());
+    let process_id = process_id.and_then(rustix::process::Pid::from_raw).unwrap();
+    let reload = |broker: &mut Broker, said: &str, times: usize| {
+        rustix::process::kill_process(process_id, rustix::process::Signal::HUP).unwrap();
+        let limit = std::time::Duration::from_secs(20);
+        harness::wait_until(said, limit, || broker.log().matches(said).count() == times);
+    };
+    assert!(may_publish());
+    // Missing, and a directory, which root cannot read either.
+    std::fs::remove_file(&file).unwrap();
+    reload(&mut broker, "The config was not reloaded", 1);
+    assert!(may_publish());
+    std::fs::create_dir(&file).unwrap();
+    reload(&mut broker, "The config was not reloaded", 2);
+    assert!(may_publish());
+    std::fs::remove_dir(&file).unwrap();
+    std::fs::write(&file, "# nothing\n\n").unwrap();
+    reload(&mut broker, "Config reloaded.", 1);
+    assert!(!may_publish());
+}
+
 #[test]
 fn a8_a_shared_subscription_is_judged_by_its_inner_filter() {
     let rules = "topic read a/#; user root; topic readwrite #";
@@ -590,6 +638,26 @@ fn a15_a_reload_takes_effect_for_who_is_connected() {
             }
         }
     });
+}
+
+/// What the broker adds to a message is the broker's to add: a Subscription Identifier in a client's PUBLISH is a Protocol Error, and a
+/// User Property is the publisher's whatever it is called, none of them added or taken away.
+#[test]
+fn a17_a_publisher_cannot_say_what_the_broker_says() {
+    check(
+        OK,
+        "s connect v5 user=root
+         s > 82 m1 [0b v7] s'ok/#' 01
+         s < 90 m1 [] 01
+         a connect v5
+         a > 32 s'ok/1' m1 [0b v9] 'forged'
+         a < e0 82
+         a close
+         b connect v5
+         b => 32 s'ok/2' m1 [26 s'client_id' s'root' 26 s'username' s'root' 26 s'$SYS/user' s'root'] 'x'
+         s < 32 s'ok/2' $a [26 s'client_id' s'root' 26 s'username' s'root' 26 s'$SYS/user' s'root' 0b v7] 'x'
+         s quiet",
+    );
 }
 
 /// Rules speak of whole topics, as in Mosquitto; a client cannot name one that is outside of its mount point.

@@ -91,6 +91,43 @@ fn what_follows_a_refused_connect_is_ignored() {
     witness.expect_nothing_until_pingresp();
 }
 
+/// T19: who is refused and does not go keeps nothing of the broker's.
+#[test]
+fn t19_after_a_refusal_the_connection_is_over_whatever_the_client_does() {
+    let mut world = world("connections_max = 40\nlog_level = \"all\"");
+    let mut kept = Vec::new();
+    // Three times as many as there is room for, none of which closes its socket.
+    for number in 0..120 {
+        let id = format!("c{number}");
+        let connect = Connect::v4(&id).username("alice").password("x").bytes();
+        harness::wait_until("there is room again", Duration::from_secs(10), || {
+            let mut client = Client::open(&world.broker);
+            client.send(&connect);
+            let Ok(answer) = client.try_receive_packet() else {
+                return false;
+            };
+            assert_eq!(answer, [0x20, 2, 0, 5]);
+            client.expect_close();
+            // What it goes on saying is heard by nobody.
+            client.send(&packet("30", "s't' 'x'"));
+            kept.push(client);
+            true
+        });
+    }
+    let alice = Connect::v4("c")
+        .username("alice")
+        .password("secret")
+        .bytes();
+    harness::wait_until("there is room again", Duration::from_secs(10), || {
+        let mut client = Client::open(&world.broker);
+        client.send(&alice);
+        client.try_receive_packet().is_ok()
+    });
+    world.broker.wait_for_log("New client connected from");
+    let log = world.broker.log();
+    assert!(!log.contains("Received PUBLISH"), "{log}");
+}
+
 /// What is sent right behind CONNECT waits for the verdict and is served then, in order.
 #[test]
 fn what_follows_an_accepted_connect_is_served() {
@@ -186,6 +223,41 @@ fn a_bad_password_file_stops_the_start_and_every_line_is_told() {
         }
         assert!(!told.contains("geheim"), "{told}");
     }
+}
+
+/// A7: CVE-2018-12551 was a line without a name that let somebody in. Blank lines are none.
+#[test]
+fn a7_a_line_that_is_no_user_stops_the_start_and_lets_nobody_in() {
+    let directory = TemporaryDirectory::new("bad-lines");
+    std::fs::create_dir(directory.path()).unwrap();
+    let passwords = directory.path().join("passwd");
+    let config = directory.path().join("nightjar.toml");
+    let hash = ALICE.trim_end().strip_prefix("alice").unwrap();
+    std::fs::write(&config, format!("password_file = {passwords:?}\n")).unwrap();
+    for line in [
+        "user",
+        "user:",
+        ":",
+        hash,
+        ":secret",
+        "user:$7$",
+        "user:$7$101$a$b",
+        "\u{0}",
+    ] {
+        std::fs::write(&passwords, format!("{ALICE}\n{line}\n")).unwrap();
+        let output = std::process::Command::new(harness::binary())
+            .args(["--test-config", "-c"])
+            .arg(&config)
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{line:?}: {told}");
+        assert!(told.contains("passwd:3: "), "{line:?}: {told}");
+    }
+    let world = world_of(&format!("\n{ALICE}\n\r\n# {ALICE}"), "");
+    world.refuses(&Connect::v4("c").username("").password(""));
+    world.refuses(&Connect::v4("c").username("").password("secret"));
+    world.accepts(&Connect::v4("c").username("alice").password("secret"));
 }
 
 /// T3

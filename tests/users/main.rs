@@ -2,10 +2,12 @@
 //! the real `mosquitto_passwd` on the other side.
 
 mod guessing;
+mod listeners;
 mod login;
 mod mosquitto;
 mod passwd;
 mod reload;
 mod scram;
+mod secrets;
 mod session;
 mod world;

@@ -113,6 +113,11 @@ impl Passwords {
         }
     }
 
+    /// Whether there is a user of this name in any file.
+    pub fn know(&self, user: &str) -> bool {
+        self.files.values().any(|file| file.user(user).is_some())
+    }
+
     /// Users in all files.
     pub fn count(&self) -> usize {
         self.files.values().map(|file| file.len()).sum()

@@ -16,8 +16,8 @@ use super::{Cause, Phase, Shard};
 use crate::auth::{PasswordFile, Passwords, Request, Submitted, Users, Verdict, allows_anonymous};
 use crate::clock::Now;
 use crate::identity::{ConnectionId, SessionId};
-use crate::session::Violation;
 use crate::session::authenticate::{Exchange as Authentication, Ground, Step, Success};
+use crate::session::{Session, Violation};
 use crate::settings::{ListenerSettings, Settings};
 
 /// A CONNECT whose password is being compared.
@@ -206,16 +206,42 @@ impl Shard {
         self.start_serving(now, id, *connect, assigned, success.data)
     }
 
-    /// Where user names are claims that nobody checks, they protect nothing, and the client id is the session as in Mosquitto.
-    pub(super) fn sessions_are_bound(
+    /// Whether a session belongs to somebody else than this user of this listener (A3). Where names are claims that nobody checks,
+    /// they protect nothing from each other, and the client id is the session as in Mosquitto. What belongs to a user who has
+    /// proved who he is, is not for a claim either (A14).
+    pub(super) fn is_others(
         &self,
         settings: &Settings,
         listener: &ListenerSettings,
+        session: &Session,
+        user: Option<&str>,
     ) -> bool {
+        // Who was nobody yet may become somebody: that is how a broker gets its first users.
+        let Some(owner) = session.user.as_deref() else {
+            return false;
+        };
+        if !settings.session_bound_to_user {
+            return false;
+        }
+        if self.checks_users(settings, listener) {
+            return user != Some(owner);
+        }
+        match &session.entry {
+            Some(entry) => self.checks_users(settings, &entry.listener),
+            // It came from the store, which does not know.
+            None => {
+                let listeners = &settings.listeners;
+                self.shared.auth.passwords.know(owner)
+                    || listeners
+                        .iter()
+                        .any(|listener| takes_names_from_certificates(listener))
+            }
+        }
+    }
+
+    fn checks_users(&self, settings: &Settings, listener: &ListenerSettings) -> bool {
         let users = self.shared.auth.passwords.users(settings, listener);
-        let are_checked =
-            takes_names_from_certificates(listener) || !matches!(users, Users::Unchecked);
-        settings.session_bound_to_user && are_checked
+        takes_names_from_certificates(listener) || !matches!(users, Users::Unchecked)
     }
 
     /// The file may have been reloaded on the way: what was proved with the old one must hold in the new one.

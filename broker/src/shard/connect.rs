@@ -129,14 +129,10 @@ impl Shard {
         }
         let existing = self.by_client_id.get(&*connect.client_id).copied();
         if let Some(existing) = existing {
-            let owner = self
-                .sessions
-                .get(existing.slot, existing.generation)
-                .and_then(|session| session.user.clone());
-            // Who was nobody yet may become somebody: that is how a broker gets its first users.
-            let is_others = owner.is_some() && owner != admitted.user;
-            if is_others && self.sessions_are_bound(&settings, &listener) {
-                // Somebody else's session is neither resumed nor ended (A3).
+            let session = self.sessions.get(existing.slot, existing.generation);
+            let user = admitted.user.as_deref();
+            if session.is_some_and(|session| self.is_others(&settings, &listener, session, user)) {
+                // It is neither resumed nor ended.
                 return Err(Cause::NotAuthorised(Refusal::OthersSession));
             }
             self.take_over(now, existing);
