@@ -84,6 +84,7 @@ fn start(ports: [u16; 4], certificates: &Certificates) -> (Scratch, Running) {
         command: Some("{mosquitto} -c {config}".to_owned()),
         config: Some(config),
         version_command: None,
+        config_of_work: String::new(),
     };
     let scratch = Scratch::new().unwrap();
     let running = Running::start(&plan, None, &scratch, None).unwrap();

@@ -23,6 +23,9 @@ pub struct Plan {
     /// Arguments of every run, behind its own.
     #[serde(default)]
     pub arguments: String,
+    /// Commands that are run once before everything, to make what the rest needs in the directory `{made}`.
+    #[serde(default)]
+    pub prepare: Vec<String>,
     /// Of one run.
     #[serde(default = "default_timeout_seconds")]
     pub timeout_seconds: u64,
@@ -52,6 +55,9 @@ pub struct BrokerPlan {
     pub command: Option<String>,
     /// Text of the file `{config}`, in which the same is replaced.
     pub config: Option<String>,
+    /// What a work adds to it.
+    #[serde(skip)]
+    pub config_of_work: String,
     /// A command whose first line of output tells the version.
     #[serde(rename = "version")]
     pub version_command: Option<String>,
@@ -74,6 +80,9 @@ pub struct WorkPlan {
     pub name: String,
     /// Scenario and options of the generator, but for the target.
     pub run: String,
+    /// By the name of a broker, lines behind its configuration.
+    #[serde(default)]
+    pub config: BTreeMap<String, String>,
     /// Per measure, the ratio of the first broker to the second that is wanted.
     #[serde(default)]
     pub goal: BTreeMap<String, f64>,
@@ -105,10 +114,36 @@ impl Plan {
             }
             words(&broker.command())?;
         }
+        if plan.prepare.len() > PREPARE_MAX {
+            return Err(FileError::TooMuch);
+        }
+        for command in &plan.prepare {
+            words(command)?;
+        }
         for work in &plan.work {
             words(&work.run)?;
+            let known = |name: &String| plan.brokers.iter().any(|broker| broker.name == *name);
+            if let Some(name) = work.config.keys().find(|name| !known(name)) {
+                return Err(FileError::Unknown(name.clone()));
+            }
         }
         Ok(plan)
+    }
+
+    /// Puts the directory of what was prepared in the place of `{made}`.
+    pub fn put_made(&mut self, directory: &Path) {
+        let directory = directory.display().to_string();
+        let put = |text: &mut String| *text = text.replace("{made}", &directory);
+        self.prepare.iter_mut().for_each(put);
+        put(&mut self.arguments);
+        for broker in &mut self.brokers {
+            broker.command.iter_mut().for_each(put);
+            broker.config.iter_mut().for_each(put);
+        }
+        for work in &mut self.work {
+            put(&mut work.run);
+            work.config.values_mut().for_each(put);
+        }
     }
 
     /// Leaves out what was not asked for.
@@ -125,6 +160,15 @@ impl Plan {
 }
 
 impl BrokerPlan {
+    /// The same with what a work adds to its configuration.
+    #[must_use]
+    pub fn of_work(&self, work: &WorkPlan) -> Self {
+        Self {
+            config_of_work: work.config.get(&self.name).cloned().unwrap_or_default(),
+            ..self.clone()
+        }
+    }
+
     /// Its command line, before anything is replaced.
     #[must_use]
     pub fn command(&self) -> String {
@@ -143,14 +187,17 @@ impl BrokerPlan {
     #[must_use]
     pub fn config(&self) -> String {
         let own = self.config.as_deref().unwrap_or_default();
+        let of_work = &self.config_of_work;
         match self.builtin {
-            None | Some(Builtin::Relay) => own.to_owned(),
+            None | Some(Builtin::Relay) => format!("{own}{of_work}"),
             // Tables come last in TOML.
             Some(Builtin::Nightjar) => {
                 let known = without(NIGHTJAR_CONFIG, own);
-                format!("{known}{own}\n{NIGHTJAR_LISTENER}")
+                format!("{known}{own}\n{NIGHTJAR_LISTENER}{of_work}")
             }
-            Some(Builtin::Mosquitto) => format!("{}{own}\n", without(MOSQUITTO_CONFIG, own)),
+            Some(Builtin::Mosquitto) => {
+                format!("{}{own}\n{of_work}", without(MOSQUITTO_CONFIG, own))
+            }
         }
     }
 
@@ -187,9 +234,11 @@ fn without(known: &str, own: &str) -> String {
 /// Replaces the names of programs by where they are.
 #[must_use]
 pub fn programs_replaced(text: &str, programs: Option<&Path>) -> String {
-    let beside = programs.map(|directory| directory.join("nightjar"));
-    let beside = beside.filter(|path| path.is_file());
-    let nightjar = beside.unwrap_or_else(|| PathBuf::from("nightjar"));
+    let ours = |name: &str| {
+        let beside = programs.map(|directory| directory.join(name));
+        let beside = beside.filter(|path| path.is_file());
+        beside.unwrap_or_else(|| PathBuf::from(name))
+    };
     // Debian keeps daemons out of the path of users.
     let daemon = Path::new("/usr/sbin/mosquitto");
     let mosquitto = if daemon.is_file() {
@@ -200,7 +249,8 @@ pub fn programs_replaced(text: &str, programs: Option<&Path>) -> String {
     let quoted = |path: &Path| format!("'{}'", path.display());
     // Where the system does not tell, the one in the path.
     let own = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("nightjar-loadtest"));
-    text.replace("{nightjar}", &quoted(&nightjar))
+    text.replace("{nightjar}", &quoted(&ours("nightjar")))
+        .replace("{certs}", &quoted(&ours("nightjar-certs")))
         .replace("{loadtest}", &quoted(&own))
         .replace("{mosquitto}", &quoted(mosquitto))
 }
@@ -238,6 +288,7 @@ pub enum FileError {
     TooMuch,
     Command(String),
     Quote(String),
+    Unknown(String),
 }
 
 impl fmt::Display for FileError {
@@ -256,6 +307,10 @@ impl fmt::Display for FileError {
             Self::Command(name) => write!(
                 out,
                 "broker {name:?} needs either `builtin` or `command`, not both"
+            ),
+            Self::Unknown(name) => write!(
+                out,
+                "a work has a configuration for {name:?}, which is no broker of the file"
             ),
             Self::Quote(line) => write!(out, "a quote is not closed in {line:?}"),
         }
@@ -277,6 +332,7 @@ const ROUNDS_MAX: u32 = 100;
 /// Longer than any run.
 const RELAY_SECONDS: u32 = 3_600;
 const WORK_MAX: usize = 1_000;
+const PREPARE_MAX: usize = 100;
 
 const NIGHTJAR_CONFIG: &str = "\
 allow_anonymous = true
@@ -338,6 +394,25 @@ mod tests {
         assert!(!config.contains("persistence") && !config.contains("receive_maximum"));
         assert!(config.contains("allow_anonymous = true\n"));
         assert!(!without(MOSQUITTO_CONFIG, "max_queued_messages 10").contains("max_queued"));
+    }
+
+    #[test]
+    fn a_work_adds_to_the_configuration_of_a_broker_of_the_file() {
+        let parse = |name: &str| {
+            Plan::parse(&format!(
+                "title = 't'\nprepare = ['{{certs}} --dir {{made}} init']\n\
+                 [[broker]]\nname = 'b'\nbuiltin = 'nightjar'\n\
+                 [[work]]\nname = 'w'\nrun = 'connect --ca {{made}}/ca.crt'\n\
+                 [work.config]\n{name} = 'x = \"{{made}}/y\"'\n"
+            ))
+        };
+        let mut plan = parse("b").unwrap();
+        plan.put_made(Path::new("/z"));
+        assert_eq!(plan.prepare, ["{certs} --dir /z init"]);
+        assert_eq!(plan.work[0].run, "connect --ca /z/ca.crt");
+        let config = plan.brokers[0].of_work(&plan.work[0]).config();
+        assert!(config.ends_with("\n[[listeners]]\naddress = \"127.0.0.1:{port}\"\nx = \"/z/y\""));
+        assert_eq!(parse("c").unwrap_err(), FileError::Unknown("c".to_owned()));
     }
 
     #[test]

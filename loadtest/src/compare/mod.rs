@@ -62,6 +62,10 @@ pub fn run(
     plan.keep(&arguments.brokers, arguments.only.as_deref())?;
     let programs = arguments.programs.as_deref().or_else(|| generator.parent());
     let scratch = Scratch::new()?;
+    plan.put_made(&scratch.emptied("made")?);
+    for command in &plan.prepare {
+        prepare(command, programs)?;
+    }
     let runs = plan.work.len() * plan.brokers.len();
     let runs = u64::try_from(runs).unwrap_or(u64::MAX) * u64::from(plan.rounds);
     progress.begin("comparing", runs);
@@ -96,6 +100,28 @@ pub fn run(
     })
 }
 
+/// Runs one of the commands that come before everything.
+fn prepare(command: &str, programs: Option<&Path>) -> Result<(), CompareError> {
+    let words = file::words(&file::programs_replaced(command, programs))?;
+    let (program, arguments) = words.split_first().ok_or(FileError::Empty)?;
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output();
+    let output = output.map_err(|error| CompareError::Start {
+        program: program.clone(),
+        error,
+    })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(CompareError::Preparation {
+        command: command.to_owned(),
+        said: said.lines().last().unwrap_or("nothing").to_owned(),
+    })
+}
+
 /// One work on one broker, once.
 fn one(
     plan: &Plan,
@@ -105,6 +131,7 @@ fn one(
     programs: Option<&Path>,
     scratch: &Scratch,
 ) -> Result<Run, CompareError> {
+    let broker = &broker.of_work(work);
     let pin = plan.pin.as_ref();
     let words = file::words(&work.run)?;
     let core = pin.map(|pin| pin.broker);
@@ -229,6 +256,11 @@ pub enum CompareError {
         name: String,
         log: String,
     },
+    /// A command of `prepare` has failed.
+    Preparation {
+        command: String,
+        said: String,
+    },
     TooLong(u64),
     Generator(String),
     Result(String),
@@ -243,6 +275,7 @@ impl fmt::Display for CompareError {
             Self::Silent { name, log } => {
                 write!(out, "{name} does not listen on its port; it said: {log}")
             }
+            Self::Preparation { command, said } => write!(out, "{command:?} has failed: {said}"),
             Self::TooLong(seconds) => write!(out, "the run was not over after {seconds} s"),
             Self::Generator(message) => out.write_str(message),
             Self::Result(error) => write!(out, "the generator's result cannot be read: {error}"),

@@ -384,6 +384,7 @@ mod tests {
         let work = WorkPlan {
             name: "work".to_owned(),
             run: "pubsub".to_owned(),
+            config: std::collections::BTreeMap::new(),
             goal: [("received".to_owned(), 3.0)].into(),
         };
         let mut row = Row::new(&work, 2);

@@ -70,6 +70,7 @@ impl Lifecycle {
             command: recipe.command.map(str::to_owned),
             config: config.or_else(|| recipe.command.is_none().then(|| KEEPS.to_owned())),
             version_command: None,
+            config_of_work: String::new(),
         };
         let data = match recipe.data {
             Some(path) => claimed(path)?,
