@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use nightjar_certs::Identity;
+use nightjar_certs::Client;
 
 use crate::door_counts::Counted;
 use crate::identity::{ConnectionId, ShardId};
@@ -27,7 +27,7 @@ pub(crate) struct Socket {
     transport: Transport,
     peer: Peer,
     listener: Arc<ListenerSettings>,
-    identity: Option<Arc<Identity>>,
+    client: Option<Arc<Client>>,
     counted: Counted,
     reader: Option<Waker>,
     /// The socket took no more bytes; its own task waits until it does.
@@ -50,7 +50,7 @@ pub(crate) struct Arrival {
     pub(crate) peer: Peer,
     pub(crate) listener: Arc<ListenerSettings>,
     /// Who the client is by its certificate.
-    pub(crate) identity: Option<Arc<Identity>>,
+    pub(crate) client: Option<Arc<Client>>,
     pub(crate) counted: Counted,
 }
 
@@ -62,7 +62,7 @@ impl Arrival {
                 stream,
                 peer: self.peer,
                 listener: self.listener,
-                identity: self.identity,
+                client: self.client,
                 counted: self.counted,
                 is_opened: false,
             }),
@@ -88,7 +88,7 @@ pub(crate) fn welcome(worker: &Rc<RefCell<Worker>>, socket: Handover, unread: &[
         stream,
         peer,
         listener,
-        identity,
+        client,
         counted,
         is_opened,
     } = socket;
@@ -103,7 +103,7 @@ pub(crate) fn welcome(worker: &Rc<RefCell<Worker>>, socket: Handover, unread: &[
         transport,
         peer,
         listener,
-        identity,
+        client,
         counted,
     };
     if is_opened {
@@ -132,7 +132,7 @@ async fn open(worker: &Rc<RefCell<Worker>>, arrival: Arrival) {
         transport,
         peer,
         listener,
-        identity,
+        client,
         counted,
     } = arrival;
     let (patience, frame_bytes_max) = {
@@ -153,7 +153,7 @@ async fn open(worker: &Rc<RefCell<Worker>>, arrival: Arrival) {
                 transport,
                 peer,
                 listener,
-                identity,
+                client,
                 counted,
             };
             serve(worker, arrival, &unread);
@@ -177,15 +177,15 @@ fn serve(worker: &Rc<RefCell<Worker>>, arrival: Arrival, unread: &[u8]) {
         transport,
         peer,
         listener,
-        identity,
+        client,
         counted,
     } = arrival;
     let id = {
         let mut worker = worker.borrow_mut();
         let now = worker.now();
         let id = worker.shard.open(now, &peer.to_string(), &listener);
-        if let Some(identity) = &identity {
-            worker.shard.identify(id, identity);
+        if let Some(client) = &client {
+            worker.shard.identify(now, id, client);
         }
         let place = id.slot as usize;
         if worker.sockets.len() <= place {
@@ -196,7 +196,7 @@ fn serve(worker: &Rc<RefCell<Worker>>, arrival: Arrival, unread: &[u8]) {
             transport,
             peer,
             listener,
-            identity,
+            client,
             counted,
             reader: None,
             write_blocked: false,
@@ -378,7 +378,7 @@ impl Worker {
                     stream,
                     peer: socket.peer,
                     listener: socket.listener,
-                    identity: socket.identity,
+                    client: socket.client,
                     counted: socket.counted,
                     is_opened: true,
                 },

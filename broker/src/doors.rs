@@ -10,9 +10,9 @@ use tokio::task::JoinSet;
 
 use crate::door_counts::DoorCounts;
 use crate::http_api::{self, Api};
-use crate::listener::tls::{Current, Handshakes};
+use crate::listener::tls::{Current, Handshakes, Next};
 use crate::listener::{self, Activated, Door, Ended};
-use crate::settings::{Endpoint, ListenerProtocol, Settings};
+use crate::settings::{Endpoint, ListenerProtocol, ListenerSettings, Settings};
 use crate::worker::Acceptors;
 
 /// What is open.
@@ -54,7 +54,9 @@ pub struct Prepared {
     doors: Vec<(Open, Door)>,
     wanted: Vec<Place>,
     /// What open sockets serve with, and what they are to serve with.
-    renewed: Vec<(Arc<Current>, Arc<Current>)>,
+    renewed: Vec<(Arc<Current>, Next)>,
+    /// What sockets that are not open yet will serve with.
+    begun: Vec<Arc<Current>>,
     handshakes: Option<Arc<Handshakes>>,
 }
 
@@ -78,20 +80,15 @@ impl Doors {
             doors: Vec::new(),
             wanted: Vec::new(),
             renewed: Vec::new(),
+            begun: Vec::new(),
             handshakes: self.handshakes.clone(),
         };
         for listener in &settings.listeners {
             let counts = counts.of(listener);
-            let tls = Current::load(listener).map(|loaded| loaded.map(Arc::new));
+            let tls = self.prepare_tls(listener, settings, &mut prepared)?;
+            let tls = tls.as_ref();
             for endpoint in &listener.endpoints {
                 let fail = |error| (endpoint.clone(), error);
-                let tls = match &tls {
-                    Ok(tls) => tls.as_ref(),
-                    Err(error) => {
-                        let kind = io::ErrorKind::InvalidInput;
-                        return Err(fail(io::Error::new(kind, error.to_string())));
-                    }
-                };
                 // One that is open may be asked for what it cannot do.
                 listener::check_is_served(listener).map_err(fail)?;
                 let place = Place {
@@ -101,20 +98,13 @@ impl Doors {
                     protocol: listener.protocol,
                 };
                 prepared.wanted.push(place.clone());
-                if let Some(open) = self.open.iter().find(|open| open.place == place) {
-                    if let (Some(old), Some(new)) = (&open.tls, tls) {
-                        prepared.renewed.push((Arc::clone(old), Arc::clone(new)));
-                    }
+                if self.open.iter().any(|open| open.place == place) {
                     continue;
                 }
                 // TLS or the protocol changes where somebody listens already.
                 let same = self.open.iter().find(|open| open.place.is_at(&place));
                 if let Some(socket) = same.and_then(|open| open.socket.as_ref()) {
                     given.add(socket.try_clone().map_err(fail)?);
-                }
-                if tls.is_some() && prepared.handshakes.is_none() {
-                    let handshakes = Handshakes::start().map_err(fail)?;
-                    prepared.handshakes = Some(Arc::new(handshakes));
                 }
                 let door = match listener::open(listener, endpoint, &counts, tls, given) {
                     // "Every address" and both loopback addresses include those of a protocol that a machine may not have.
@@ -139,11 +129,56 @@ impl Doors {
         Ok(prepared)
     }
 
+    /// What a listener serves TLS with: what it has, of which the files are read again, or something new.
+    fn prepare_tls(
+        &self,
+        listener: &ListenerSettings,
+        settings: &Settings,
+        prepared: &mut Prepared,
+    ) -> Result<Option<Arc<Current>>, (Endpoint, io::Error)> {
+        let fail = |error| {
+            let endpoint = listener.endpoints.first().cloned();
+            (endpoint.unwrap_or_else(Endpoint::unknown), error)
+        };
+        let serves = |open: &&Open| listener.endpoints.contains(&open.place.endpoint);
+        let current = self
+            .open
+            .iter()
+            .filter(serves)
+            .find_map(|open| open.tls.clone());
+        let next = Current::prepare(listener, settings, current.as_deref()).map_err(|error| {
+            fail(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                error.to_string(),
+            ))
+        })?;
+        let Some(next) = next else { return Ok(None) };
+        if prepared.handshakes.is_none() {
+            prepared.handshakes = Some(Arc::new(Handshakes::start().map_err(fail)?));
+        }
+        Ok(Some(match current {
+            Some(current) => {
+                prepared.renewed.push((Arc::clone(&current), next));
+                current
+            }
+            None => {
+                let current = Arc::new(Current::new(listener, next));
+                prepared.begun.push(Arc::clone(&current));
+                current
+            }
+        }))
+    }
+
     /// Closes what is not wanted any more, and accepts at what was opened.
     pub fn commit(&mut self, prepared: Prepared, acceptors: &Acceptors, api: &Arc<Api>) {
         self.handshakes = prepared.handshakes;
-        for (old, new) in &prepared.renewed {
-            old.replace_by(new);
+        if let Some(handshakes) = &self.handshakes {
+            for (current, next) in prepared.renewed {
+                handshakes.renew(&current, next, acceptors);
+            }
+            for current in &prepared.begun {
+                handshakes.watch(current, acceptors);
+            }
         }
         self.open.retain(|open| {
             let is_wanted = prepared.wanted.contains(&open.place);

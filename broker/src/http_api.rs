@@ -25,7 +25,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use nightjar_certs::Identity;
+use nightjar_certs::Client;
 use serde_json::json;
 use tokio::runtime::Builder;
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -55,7 +55,7 @@ pub struct Api {
 /// One who asks.
 struct Asker {
     peer: Peer,
-    identity: Option<Arc<Identity>>,
+    client: Option<Arc<Client>>,
     listener: Arc<ListenerSettings>,
     in_force: Arc<Reloaded>,
 }
@@ -146,7 +146,7 @@ async fn accept_all(door: Door, api: &Arc<Api>) {
         };
         let asker = Asker {
             peer,
-            identity: None,
+            client: None,
             listener: Arc::clone(listener),
             in_force,
         };
@@ -162,8 +162,8 @@ async fn accept_all(door: Door, api: &Arc<Api>) {
 async fn serve(transport: Transport, mut asker: Asker, door: &OpenDoor, api: Arc<Api>) {
     let secured = listener::tls::secure(transport, door.tls());
     let transport = match secured.await {
-        Ok((transport, identity)) => {
-            asker.identity = identity.map(Arc::new);
+        Ok((transport, client)) => {
+            asker.client = client.map(Arc::new);
             transport
         }
         Err(Refused::Gone) => return,

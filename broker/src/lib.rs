@@ -8,6 +8,7 @@
 pub mod acl;
 pub mod auth;
 pub mod authorization;
+pub mod certificates;
 pub mod cli;
 pub mod clock;
 pub mod config;

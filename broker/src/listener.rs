@@ -6,6 +6,7 @@
 //! (D19).
 
 pub mod tls;
+mod watch;
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -358,15 +359,14 @@ async fn accept_all(
             transport,
             peer,
             listener: Arc::clone(listener),
-            identity: None,
+            client: None,
             counted: counts.count(),
         };
         match (&tls, &handshakes) {
             (None, _) => give(arrival, next),
             (Some(tls), Some(handshakes)) => {
-                let patience = Duration::from_secs(u64::from(settings.connect_timeout_seconds));
                 if let Some(socket) = arrival.detach() {
-                    handshakes.begin(socket, tls, patience, &directory, next);
+                    handshakes.begin(socket, tls, &directory, next);
                 }
             }
             // Never in plain: the socket closes here.
@@ -537,7 +537,7 @@ const ACCEPTS_IN_A_ROW_MAX: u32 = 64;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::TlsSettings;
+    use crate::settings::{Settings, TlsSettings};
 
     #[test]
     fn tls_without_a_certificate_is_refused_and_not_served_in_plain() {
@@ -545,8 +545,10 @@ mod tests {
             tls: Some(TlsSettings::default()),
             ..ListenerSettings::default()
         };
-        assert!(tls::Current::load(&listener).is_err());
+        let settings = Settings::default();
+        assert!(tls::Current::prepare(&listener, &settings, None).is_err());
         let plain = ListenerSettings::default();
-        assert!(tls::Current::load(&plain).is_ok_and(|loaded| loaded.is_none()));
+        let prepared = tls::Current::prepare(&plain, &settings, None);
+        assert!(prepared.is_ok_and(|prepared| prepared.is_none()));
     }
 }

@@ -16,6 +16,7 @@ use nightjar_storage::{Journal, JournalStatus, RedbEngine};
 use prometheus::proto::MetricFamily;
 use tokio::sync::{Mutex, mpsc};
 
+use crate::certificates::{Failure, Handshake, Tally};
 use crate::cli::VERSION;
 use crate::clock::{Clock, Now};
 use crate::door_counts::DoorCount;
@@ -95,6 +96,7 @@ pub struct Report {
     pub queued_memory_bytes: u64,
     pub send_bytes: u64,
     pub will_bytes: u64,
+    pub certificates: CertificatesReport,
     pub store: Option<StoreReport>,
     pub reload_failed: bool,
     /// Seconds since 1970.
@@ -110,6 +112,17 @@ pub struct ListenerReport {
     pub opened: u64,
     pub turned_away: u64,
     counted: ByListener,
+}
+
+/// What is known of TLS.
+#[derive(Clone, Debug)]
+pub struct CertificatesReport {
+    handshakes: [u64; Handshake::ALL.len()],
+    failures: [u64; Failure::ALL.len()],
+    replaced_used: u64,
+    kept: u64,
+    /// Listener, kind, end.
+    ends: Vec<(Box<str>, &'static str, u64)>,
 }
 
 /// What the store says of itself.
@@ -194,6 +207,7 @@ impl Metrics {
             queued_memory_bytes: exchange.totals.held_bytes(),
             send_bytes: exchange.send_bytes.load(Ordering::Relaxed),
             will_bytes: exchange.will_bytes.value(),
+            certificates: CertificatesReport::of(&self.directory.certificates),
             store: self.store_report(),
             reload_failed: self.reloads.has_failed.load(Ordering::Relaxed),
             reloaded_at: self.reloads.succeeded_at.load(Ordering::Relaxed),
@@ -311,6 +325,8 @@ impl Report {
         self.describe_listeners(&mut families);
         self.describe_traffic(&mut families);
         self.describe_state(&mut families);
+        self.certificates
+            .describe(&mut families, self.counters.client_ids_not_bound);
         if let Some(store) = &self.store {
             store.describe(&mut families, commit_pending);
         }
@@ -619,6 +635,69 @@ impl Report {
         ];
         for (name, help, value) in gauges {
             out.gauge(name, help, value);
+        }
+    }
+}
+
+impl CertificatesReport {
+    fn of(tally: &Tally) -> Self {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Self {
+            handshakes: tally.handshakes(),
+            failures: tally.failures(),
+            replaced_used: count(&tally.replaced_used),
+            kept: count(&tally.kept),
+            ends: tally.ends(),
+        }
+    }
+
+    fn describe(&self, out: &mut Families, client_ids_not_bound: u64) {
+        let handshakes = Handshake::ALL.iter().zip(self.handshakes);
+        let handshakes = handshakes.map(|((_, [version, resumed]), value)| {
+            let labels = [("version", *version), ("resumed", *resumed)];
+            Kind::Counter.metric(&labels, value as f64)
+        });
+        out.own(
+            Kind::Counter,
+            "tls_handshakes_total",
+            "TLS handshakes that went well.",
+            handshakes.collect(),
+        );
+        out.labelled(
+            Kind::Counter,
+            "tls_handshake_failures_total",
+            "TLS handshakes that did not, by why.",
+            "reason",
+            words(&Failure::ALL, &self.failures),
+        );
+        out.counter(
+            "tls_files_kept_total",
+            "How often a certificate, key or list could not be used and the one before stayed in use.",
+            self.kept,
+        );
+        out.counter(
+            "certificates_replaced_used_total",
+            "Clients that came with a certificate another took the place of.",
+            self.replaced_used,
+        );
+        out.counter(
+            "certificates_client_id_refused_total",
+            "Clients whose client id is not the name in their certificate.",
+            client_ids_not_bound,
+        );
+        let ends = self.ends.iter().map(|(listener, kind, end)| {
+            let labels = [("listener", &**listener), ("kind", *kind)];
+            Kind::Gauge.metric(&labels, *end as f64)
+        });
+        let ends: Vec<_> = ends.collect();
+        // A family without a number is none.
+        if !ends.is_empty() {
+            out.own(
+                Kind::Gauge,
+                "certificate_expiry_timestamp_seconds",
+                "When the first certificate or list of a listener ends, in seconds since 1970.",
+                ends,
+            );
         }
     }
 }

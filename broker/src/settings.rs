@@ -16,8 +16,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use listener::{
-    AclSubscribe, Endpoint, IpNetwork, ListenerProtocol, ListenerSettings, ProtocolVersions,
-    ProxyProtocol, SecuritySettings, TlsSettings,
+    AclSubscribe, CertificateName, Endpoint, IpNetwork, ListenerProtocol, ListenerSettings,
+    ProtocolVersions, ProxyProtocol, SecuritySettings, TlsSettings,
 };
 pub use process::{LogDestination, LogFormat, LogSettings, LogTypes, ProcessSettings, RunAs};
 
@@ -49,6 +49,9 @@ pub struct Settings {
     /// Seconds from accepting a Network Connection to its whole CONNECT, authentication included;
     /// then it is closed. At least 1.
     pub connect_timeout_seconds: u32,
+    /// Seconds between two looks at the files of TLS listeners: what has changed is taken at the second look that finds it the same. 0 =
+    /// only at a reload.
+    pub certificate_watch_seconds: u32,
     /// Threads that compare passwords, beside the shards; they begin with the first password. Between 1 and 64.
     pub auth_threads: usize,
     /// Passwords that wait to be compared. At the limit a CONNECT with a password is refused with 0x89 (3.x: 3), and comes back
@@ -320,6 +323,7 @@ impl Default for Settings {
             security: SecuritySettings::default(),
             connections_max: 0,
             connect_timeout_seconds: 10,
+            certificate_watch_seconds: 1,
             auth_threads: 2,
             auth_queue_max: 1_000,
             auth_failures_max: 5,

@@ -19,10 +19,11 @@ use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::LocalSet;
 
-use nightjar_certs::Identity;
+use nightjar_certs::Client;
 use nightjar_storage::{Checkpoint, StorageError};
 
 use crate::auth::Verdict;
+use crate::certificates::Tally;
 use crate::clock::{Clock, Now};
 use crate::connection::{self, Socket};
 use crate::door_counts::{Counted, DoorCounts};
@@ -37,6 +38,7 @@ pub struct Directory {
     doors: Vec<Door>,
     /// Sockets of all workers, by their listeners.
     pub door_counts: DoorCounts,
+    pub certificates: Tally,
 }
 
 struct Door {
@@ -59,6 +61,8 @@ pub enum Order {
     },
     /// Take other settings and users.
     Reload(Arc<Reloaded>),
+    /// Part with every client whose certificate has been declared void.
+    PartWithVoid,
     /// Give the journal what may wait. Dropping `done` says so.
     Save { done: mpsc::Sender<()> },
     /// Write who has subscribed to what into the log.
@@ -92,7 +96,7 @@ pub struct Handover {
     pub peer: Peer,
     pub listener: Arc<ListenerSettings>,
     /// Who the client is by its certificate.
-    pub identity: Option<Arc<Identity>>,
+    pub client: Option<Arc<Client>>,
     pub counted: Counted,
     /// What comes before MQTT has been read.
     pub is_opened: bool,
@@ -148,6 +152,7 @@ impl Directory {
             Self {
                 doors,
                 door_counts: DoorCounts::default(),
+                certificates: Tally::default(),
             },
             doorways,
         )
@@ -314,6 +319,12 @@ async fn obey(worker: Rc<RefCell<Worker>>, mut orders: mpsc::UnboundedReceiver<O
                 let mut worker = worker.borrow_mut();
                 let now = worker.now();
                 worker.shard.reload(now, &reloaded);
+                worker.after_input();
+            }
+            Order::PartWithVoid => {
+                let mut worker = worker.borrow_mut();
+                let now = worker.now();
+                worker.shard.part_with_void(now);
                 worker.after_input();
             }
             Order::Save { done } => {

@@ -10,9 +10,9 @@ use nightjar::auth::{Auth, Hash, PasswordFile, Passwords, Request, Submitted, Ve
 use nightjar::clock::Now;
 use nightjar::exchange::Exchange;
 use nightjar::identity::ConnectionId;
-use nightjar::settings::{ListenerSettings, Settings, TlsSettings};
+use nightjar::settings::{CertificateName, ListenerSettings, Settings, TlsSettings};
 use nightjar::shard::{PostOffice, Shard, Shared};
-use nightjar_certs::Identity;
+use nightjar_certs::{Client, Identity, Void};
 
 mod support;
 
@@ -34,6 +34,8 @@ struct World {
     slow: Arc<Slow>,
 }
 
+/// Seconds since 1970, at the beginning.
+const WALL: u64 = 1_600_000_000;
 const CONNACK: [u8; 4] = [0x20, 2, 0, 0];
 const REFUSED: [u8; 4] = [0x20, 2, 0, 5];
 
@@ -124,27 +126,95 @@ fn after_a_reload_only_those_have_to_go_who_would_not_come_in() {
 #[test]
 fn a_reload_of_passwords_leaves_those_alone_who_came_with_a_certificate() {
     let mut world = world(&[("alice", "1")], |_| {});
-    let listener = ListenerSettings {
-        tls: Some(TlsSettings {
-            use_identity_as_username: true,
-            ..TlsSettings::default()
-        }),
-        ..ListenerSettings::default()
-    };
-    let id = world.shard.open(at(0), "192.0.2.1:1", &Arc::new(listener));
-    let identity = Identity {
-        common_name: Some("device".into()),
-        subject: "CN=device".into(),
-        alternative_names: Vec::new(),
-        serial: "1".into(),
-    };
-    world.shard.identify(id, &Arc::new(identity));
+    let id = world.open_certified(&certified("device", u64::MAX), |_| {});
     world.shard.receive(at(0), id, &connect("c", None));
     assert_eq!(world.sent(id), CONNACK);
     world
         .shard
         .reauthenticate_all(at(0), passwords(&[("bob", "1")]));
     assert!(!world.shard.is_closing(id));
+}
+
+#[test]
+fn t6_a_connection_ends_in_the_second_after_its_certificate() {
+    let mut world = world(&[], |_| {});
+    let client = certified("device", WALL + 10);
+    let id = world.open_certified(&client, |_| {});
+    world.shard.receive(at(0), id, &connect("c", None));
+    assert_eq!(world.sent(id), CONNACK);
+    for (time, is_over) in [(9_999, false), (10_999, false), (11_000, true)] {
+        world.shard.tick(at(time));
+        assert_eq!(world.shard.is_closing(id), is_over, "{time}");
+    }
+}
+
+#[test]
+fn t6_a_clock_that_was_set_back_ends_no_certificate_early() {
+    let mut world = world(&[], |_| {});
+    let id = world.open_certified(&certified("device", WALL + 10), |_| {});
+    let moment = |monotonic: u64, wall: u64| Now {
+        monotonic: 1_000 + monotonic,
+        wall: WALL * 1000 + wall,
+    };
+    world.shard.receive(at(0), id, &connect("c", None));
+    world.shard.tick(moment(11_000, 1_000));
+    assert!(!world.shard.is_closing(id));
+    world.shard.tick(moment(20_999, 10_999));
+    assert!(!world.shard.is_closing(id));
+    world.shard.tick(moment(21_000, 11_000));
+    assert!(world.shard.is_closing(id));
+}
+
+#[test]
+fn t6_who_has_a_void_certificate_goes_wherever_it_is_and_nobody_else() {
+    let mut world = world(&[], |_| {});
+    let revoked = certified("one", u64::MAX);
+    let served = world.open_certified(&revoked, |_| {});
+    world.shard.receive(at(0), served, &connect("a", None));
+    let greeting = world.open_certified(&revoked, |_| {});
+    let other = world.open_certified(&certified("two", u64::MAX), |_| {});
+    revoked.make_void(Void::Revoked);
+    world.shard.part_with_void(at(0));
+    assert!(world.shard.is_closing(served) && world.shard.is_closing(greeting));
+    assert!(!world.shard.is_closing(other));
+    // One that was on its way from another shard.
+    let late = world.open_certified(&revoked, |_| {});
+    assert!(world.shard.is_closing(late));
+}
+
+#[test]
+fn t5_a_client_id_is_bound_to_the_name_of_the_certificate() {
+    let mut world = world(&[], |_| {});
+    // 3.1.1: identifier rejected.
+    let rejected = vec![0x20, 2, 0, 2];
+    for (id, from, answer) in [
+        ("device", CertificateName::CommonName, CONNACK.to_vec()),
+        ("device", CertificateName::Uri, rejected.clone()),
+        ("by-uri", CertificateName::Uri, CONNACK.to_vec()),
+        ("by-uri", CertificateName::Dns, REFUSED.to_vec()),
+        ("other", CertificateName::CommonName, rejected),
+    ] {
+        let connection = world.open_certified(&certified("device", u64::MAX), |tls| {
+            tls.bind_client_id = true;
+            tls.identity_from = from;
+        });
+        let packet = connect(id, None);
+        world.shard.receive(at(0), connection, &packet);
+        assert_eq!(world.sent(connection), answer, "{id} {from:?}");
+    }
+    assert_eq!(world.shard.counters().client_ids_not_bound, 2);
+}
+
+/// The client of a listener that takes the user from the certificate.
+fn certified(name: &str, not_after: u64) -> Arc<Client> {
+    let identity = Identity {
+        common_name: Some(name.into()),
+        subject: format!("CN={name}").into(),
+        dns_names: Vec::new(),
+        uris: vec!["device:by-uri".into()],
+        serial: "1".into(),
+    };
+    Arc::new(Client::named(identity, not_after))
 }
 
 #[test]
@@ -198,6 +268,25 @@ impl World {
         id
     }
 
+    fn open_certified(
+        &mut self,
+        client: &Arc<Client>,
+        change: impl Fn(&mut TlsSettings),
+    ) -> ConnectionId {
+        let mut tls = TlsSettings {
+            use_subject_as_username: true,
+            ..TlsSettings::default()
+        };
+        change(&mut tls);
+        let listener = ListenerSettings {
+            tls: Some(tls),
+            ..ListenerSettings::default()
+        };
+        let id = self.shard.open(at(0), "192.0.2.1:1", &Arc::new(listener));
+        self.shard.identify(at(0), id, client);
+        id
+    }
+
     fn log_in(&mut self, client_id: &str, user: &str, password: &str) -> ConnectionId {
         self.open(&connect(client_id, Some((user, password))))
     }
@@ -220,7 +309,7 @@ impl World {
 fn at(milliseconds: u64) -> Now {
     Now {
         monotonic: 1_000 + milliseconds,
-        wall: 1_600_000_000_000 + milliseconds,
+        wall: WALL * 1000 + milliseconds,
     }
 }
 

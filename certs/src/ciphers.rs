@@ -59,27 +59,25 @@ pub(crate) fn allowed(
             suites.extend(of_version().map(|(_, suite)| *suite));
             continue;
         };
+        let mut excluded: Vec<SupportedCipherSuite> = Vec::new();
         for word in list
             .split([':', ',', ' '])
-            .filter(|word| !word.is_empty() && !word.starts_with(['!', '-', '@']))
+            .filter(|word| !word.is_empty() && !word.starts_with('@'))
         {
-            let word = word.strip_prefix('+').unwrap_or(word);
-            // Families: everything we have is one of these.
-            let is_family = !is_1_3
-                && matches!(
-                    word,
-                    "DEFAULT"
-                        | "ALL"
-                        | "HIGH"
-                        | "ECDHE"
-                        | "EECDH"
-                        | "ECDHE+AESGCM"
-                        | "EECDH+AESGCM"
-                );
+            // `!` for good, `-` until it is named again, `+` to the end: where only good suites are left, the first two are the same, and
+            // the third is as good as nothing.
+            let (is_excluded, word) = match word.strip_prefix(['!', '-']) {
+                Some(word) => (true, word),
+                None => (false, word.strip_prefix('+').unwrap_or(word)),
+            };
             let found: Vec<SupportedCipherSuite> = of_version()
-                .filter(|(name, _)| is_family || *name == word)
+                .filter(|(name, _)| *name == word || !is_1_3 && is_of_family(name, word))
                 .map(|(_, suite)| *suite)
                 .collect();
+            if is_excluded {
+                excluded.extend(found);
+                continue;
+            }
             if found.is_empty() {
                 unknown.push(word.to_owned());
             }
@@ -89,8 +87,26 @@ pub(crate) fn allowed(
                 }
             }
         }
+        suites.retain(|suite| !excluded.contains(suite));
     }
     (suites, unknown)
+}
+
+/// Whether OpenSSL means a suite of TLS 1.2, by its name there, with a word such as `ECDHE+AESGCM`.
+fn is_of_family(name: &str, word: &str) -> bool {
+    word.split('+').all(|term| match term {
+        // All that there is: ephemeral keys, 128 bits and more, encryption that authenticates.
+        "ALL" | "DEFAULT" | "HIGH" | "TLSv1.2" | "ECDHE" | "EECDH" | "kECDHE" | "kEECDH" => true,
+        "AESGCM" | "AES" => name.contains("-AES"),
+        "AES128" => name.contains("-AES128-"),
+        "AES256" => name.contains("-AES256-"),
+        "CHACHA20" => name.contains("-CHACHA20-"),
+        "ECDSA" | "aECDSA" => name.contains("-ECDSA-"),
+        "aRSA" => name.contains("-RSA-"),
+        "SHA256" => name.ends_with("-SHA256"),
+        "SHA384" => name.ends_with("-SHA384"),
+        _ => false,
+    })
 }
 
 #[cfg(test)]
@@ -106,6 +122,27 @@ mod tests {
         assert_eq!(unknown, ["DHE-RSA-AES256-SHA"]);
         assert_eq!(suites.len(), 4);
         assert_eq!(suites[3], TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256);
+    }
+
+    #[test]
+    fn families_are_those_of_openssl_and_what_is_excluded_is_left_out() {
+        let names = |list: &str| {
+            let (suites, unknown) = allowed(Some(list), Some("TLS_AES_128_GCM_SHA256"));
+            let mut names: Vec<&str> = Vec::new();
+            for suite in &suites[1..] {
+                let known = SUITES.iter().find(|(_, known)| known == suite);
+                names.push(known.unwrap().0);
+            }
+            (names.join(":"), unknown.join(":"))
+        };
+        assert_eq!(
+            names("ECDHE+ECDSA+AES128:EDH+AESGCM:@STRENGTH"),
+            ("ECDHE-ECDSA-AES128-GCM-SHA256".into(), "EDH+AESGCM".into())
+        );
+        assert_eq!(
+            names("HIGH:!aNULL:!CHACHA20:!aRSA:!SHA384"),
+            ("ECDHE-ECDSA-AES128-GCM-SHA256".into(), String::new())
+        );
     }
 
     #[test]

@@ -17,8 +17,10 @@ pub struct Identity {
     pub common_name: Option<Box<str>>,
     /// The subject as RFC 2253 writes it: last part first.
     pub subject: Box<str>,
-    /// Subject Alternative Names: DNS names and URIs.
-    pub alternative_names: Vec<Box<str>>,
+    /// Subject Alternative Names that are names of hosts.
+    pub dns_names: Vec<Box<str>>,
+    /// Those that are URIs.
+    pub uris: Vec<Box<str>>,
     /// The serial number, in hexadecimal.
     pub serial: Box<str>,
 }
@@ -62,7 +64,7 @@ impl Identity {
         if common_names.next().is_some() {
             return Err(IdentityFault::TwoCommonNames);
         }
-        let mut alternative_names = Vec::new();
+        let (mut dns_names, mut uris) = (Vec::new(), Vec::new());
         let extension = parsed
             .subject_alternative_name()
             .map_err(|_| IdentityFault::Unreadable)?;
@@ -70,16 +72,43 @@ impl Identity {
             .iter()
             .flat_map(|found| &found.value.general_names)
         {
-            if let GeneralName::DNSName(text) | GeneralName::URI(text) = name {
-                alternative_names.push(plain(Some(text))?);
+            match name {
+                GeneralName::DNSName(text) => dns_names.push(plain(Some(text))?),
+                GeneralName::URI(text) => uris.push(plain(Some(text))?),
+                _ => {}
             }
         }
         Ok(Self {
             common_name,
             subject: rfc_2253(&parsed)?,
-            alternative_names,
+            dns_names,
+            uris,
             serial: parsed.raw_serial_as_string().into(),
         })
+    }
+
+    /// Subject Alternative Names of both kinds.
+    pub fn alternative_names(&self) -> impl Iterator<Item = &str> {
+        let all = self.dns_names.iter().chain(&self.uris);
+        all.map(|name| &**name)
+    }
+
+    /// The name of a host, where there is exactly one.
+    pub fn dns_name(&self) -> Option<&str> {
+        match &self.dns_names[..] {
+            [only] => Some(only),
+            _ => None,
+        }
+    }
+
+    /// The ID of a URI `device:ID`, where there is exactly one.
+    pub fn device(&self) -> Option<&str> {
+        let ids = self
+            .uris
+            .iter()
+            .filter_map(|uri| uri.strip_prefix("device:"));
+        let mut ids = ids.filter(|id| !id.is_empty());
+        ids.next().filter(|_| ids.next().is_none())
     }
 }
 
@@ -177,7 +206,30 @@ mod tests {
         let identity = of(name, vec![uri]).unwrap();
         assert_eq!(identity.common_name.as_deref(), Some("gauge-7"));
         assert_eq!(&*identity.subject, "CN=gauge-7,O=Plant\\, North");
-        assert_eq!(&*identity.alternative_names[0], "device:gauge-7");
+        assert_eq!(&*identity.uris[0], "device:gauge-7");
+        assert_eq!(
+            (identity.device(), identity.dns_name()),
+            (Some("gauge-7"), None)
+        );
+    }
+
+    #[test]
+    fn of_two_alternative_names_none_is_the_name() {
+        let uri = |text: &str| SanType::URI(text.try_into().unwrap());
+        let dns = |text: &str| SanType::DnsName(text.try_into().unwrap());
+        let identity = |names| of(named(&[(DnType::CommonName, "a")]), names).unwrap();
+        let one = identity(vec![
+            uri("https://x.example"),
+            uri("device:a"),
+            dns("a.example"),
+        ]);
+        assert_eq!(
+            (one.device(), one.dns_name()),
+            (Some("a"), Some("a.example"))
+        );
+        let two = identity(vec![uri("device:a"), uri("device:b"), dns("a"), dns("b")]);
+        assert_eq!((two.device(), two.dns_name()), (None, None));
+        assert_eq!(identity(vec![uri("device:")]).device(), None);
     }
 
     #[test]

@@ -159,6 +159,7 @@ impl Authority {
             public_key_sha256: facts.public_key_sha256,
             revoked: None,
             replaced_by: None,
+            grace_until: None,
         };
         Ok((certificate, entry))
     }
@@ -173,13 +174,17 @@ impl Authority {
     ) -> Result<String, Fault> {
         let mut revoked_certs = Vec::new();
         for entry in entries {
-            let Some(revoked) = entry.revoked else {
+            let Some(void_from) = entry.void_from() else {
                 continue;
+            };
+            let reason = match entry.revoked {
+                Some(_) => RevocationReason::Unspecified,
+                None => RevocationReason::Superseded,
             };
             revoked_certs.push(RevokedCertParams {
                 serial_number: SerialNumber::from_slice(&bytes_of(&entry.serial)?),
-                revocation_time: moment(revoked)?,
-                reason_code: Some(RevocationReason::Unspecified),
+                revocation_time: moment(void_from)?,
+                reason_code: Some(reason),
                 invalidity_date: None,
             });
         }

@@ -136,6 +136,9 @@ pub(crate) struct Renew {
     /// Make a new key, too; who pinned the public key has to be told
     #[arg(long)]
     pub(crate) new_key: bool,
+    /// For how many days the one before is let in beside it [default: until its end]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=36_500))]
+    pub(crate) grace_days: Option<u32>,
     /// For how many days it is valid [default: 825 for a server, 1825 for a device]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=36_500))]
     pub(crate) days: Option<u32>,

@@ -51,6 +51,13 @@ pub(crate) struct Entry {
     /// The serial number of the certificate that was made to take its place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) replaced_by: Option<String>,
+    /// Until when it is let in beside the one that took its place, where that is before its end.
+    #[serde(
+        default,
+        with = "maybe_seconds",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub(crate) grace_until: Option<Timestamp>,
 }
 
 /// What can be said of a certificate at a moment.
@@ -75,8 +82,17 @@ impl Status {
 }
 
 impl Entry {
+    /// When it became void, or will be: somebody said so, or the time beside the one that took its place is over.
+    pub(crate) fn void_from(&self) -> Option<Timestamp> {
+        self.revoked.into_iter().chain(self.grace_until).min()
+    }
+
+    pub(crate) fn is_void(&self, now: Timestamp) -> bool {
+        self.void_from().is_some_and(|from| from <= now)
+    }
+
     pub(crate) fn status(&self, now: Timestamp) -> Status {
-        if self.revoked.is_some() {
+        if self.is_void(now) {
             Status::Revoked
         } else if self.not_after < now {
             Status::Expired

@@ -73,6 +73,11 @@ impl Place {
         self.root.join("ca.crl")
     }
 
+    /// Certificates that others took the place of, for the broker.
+    pub(crate) fn replaced_list(&self) -> PathBuf {
+        self.root.join("ca.replaced")
+    }
+
     pub(crate) fn index(&self) -> PathBuf {
         self.root.join("index.jsonl")
     }

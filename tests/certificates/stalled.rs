@@ -96,7 +96,10 @@ fn t8_stalled_handshakes_need_little_memory_and_hinder_nobody() {
 
 #[test]
 fn t8_a_handshake_has_so_much_time_in_all_however_it_is_spent() {
-    let world = World::new("connect_timeout_seconds = 2\n");
+    let world = World::with(
+        "connect_timeout_seconds = 2\n",
+        "handshake_timeout_seconds = 2\n",
+    );
     let began = now();
     let mut halves = Vec::new();
     for version in [&TLS12, &TLS13] {
@@ -216,12 +219,17 @@ struct World {
 
 impl World {
     fn new(settings: &str) -> Self {
+        Self::with(settings, "")
+    }
+
+    /// With keys of both sections about TLS.
+    fn with(settings: &str, tls: &str) -> Self {
         let forger = Forger::new();
         let broker = Broker::options()
             .toml(&format!(
                 "{settings}allow_anonymous = true\n\
-                 [[listeners]]\naddress = \"127.0.0.1:{{second_port}}\"\nprotocol = \"websocket\"\n{strict}\
-                 [[listeners]]\naddress = \"127.0.0.1:{{port}}\"\n{strict}",
+                 [[listeners]]\naddress = \"127.0.0.1:{{second_port}}\"\nprotocol = \"websocket\"\n{strict}{tls}\
+                 [[listeners]]\naddress = \"127.0.0.1:{{port}}\"\n{strict}{tls}",
                 strict = forger.strict()
             ))
             .start();

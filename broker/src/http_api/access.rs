@@ -69,7 +69,7 @@ impl Guard {
             .rules_for(&in_force.settings, &asker.listener);
         let entry = Entry {
             address: asker.peer.ip(),
-            certificate: asker.identity.clone(),
+            certificate: asker.client.clone(),
             listener: Arc::clone(&asker.listener),
         };
         let access = Access::find(rules.as_ref(), user.as_deref(), CLIENT_ID, &entry);
@@ -85,13 +85,8 @@ impl Guard {
         let in_force = &asker.in_force;
         let settings = &in_force.settings;
         if let Some(tls) = asker.listener.tls.as_ref().filter(|tls| tls.names_users()) {
-            let name = asker.identity.as_ref().and_then(|identity| {
-                if tls.use_identity_as_username {
-                    identity.common_name.as_deref()
-                } else {
-                    Some(&*identity.subject)
-                }
-            });
+            let client = asker.client.as_ref();
+            let name = client.and_then(|client| tls.user_in(client.identity()));
             let name = name.filter(|name| !name.is_empty());
             return match name {
                 Some(name) => Ok(Some(name.into())),

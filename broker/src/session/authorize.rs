@@ -20,7 +20,7 @@ use crate::settings::ListenerSettings;
 pub struct Entry {
     pub address: Option<IpAddr>,
     /// What its certificate says, where it has proven to own one.
-    pub certificate: Option<Arc<nightjar_certs::Identity>>,
+    pub certificate: Option<Arc<nightjar_certs::Client>>,
     pub listener: Arc<ListenerSettings>,
 }
 
@@ -43,9 +43,10 @@ impl Access {
         let mut identity = Identity::new(user, client_id);
         identity.address = entry.address;
         if let Some(certificate) = &entry.certificate {
-            let names = certificate.common_name.iter();
-            let names = names.chain(&certificate.alternative_names);
-            identity.certificate_names = names.cloned().collect();
+            let certificate = certificate.identity();
+            let names = certificate.common_name.as_deref().into_iter();
+            let names = names.chain(certificate.alternative_names());
+            identity.certificate_names = names.map(Into::into).collect();
         }
         Some(Arc::new(Self {
             permissions: rules.permissions(identity),

@@ -55,6 +55,8 @@ pub struct Counters {
     pub logins_refused: u64,
     pub logins_unseen: u64,
     pub logins_busy: u64,
+    /// CONNECTs whose client id is not the name in their certificate.
+    pub client_ids_not_bound: u64,
     pub panics: u64,
     pub journal_refused: u64,
     /// How often a connection was not read because too much waited for the journal, and for how long in all (D4).
@@ -224,6 +226,7 @@ impl Counters {
             logins_refused,
             logins_unseen,
             logins_busy,
+            client_ids_not_bound,
             panics,
             journal_refused,
             connections_paused,
@@ -258,6 +261,7 @@ impl Counters {
         self.logins_refused += logins_refused;
         self.logins_unseen += logins_unseen;
         self.logins_busy += logins_busy;
+        self.client_ids_not_bound += client_ids_not_bound;
         self.panics += panics;
         self.journal_refused += journal_refused;
         self.connections_paused += connections_paused;
@@ -279,6 +283,8 @@ pub enum Closed {
     Refused,
     /// After a reload it may not be here any more.
     NotAuthorized,
+    /// Its certificate is not good any more.
+    Certificate,
     ProtocolError,
     /// What was asked for could not be stored.
     NotStored,
@@ -290,7 +296,7 @@ pub enum Closed {
 
 impl Closed {
     /// With the words of the label.
-    pub const ALL: [(Self, &str); 12] = [
+    pub const ALL: [(Self, &str); 13] = [
         (Self::Disconnect, "disconnect"),
         (Self::Peer, "peer"),
         (Self::KeepAlive, "keep_alive"),
@@ -298,6 +304,7 @@ impl Closed {
         (Self::TakenOver, "taken_over"),
         (Self::Refused, "refused"),
         (Self::NotAuthorized, "not_authorized"),
+        (Self::Certificate, "certificate"),
         (Self::ProtocolError, "protocol_error"),
         (Self::NotStored, "not_stored"),
         (Self::Server, "server"),

@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use nightjar_certs::Identity;
 use nightjar_storage::Durability;
 
 /// One door: where it is, what is spoken there, and how those are treated who come through it.
@@ -127,7 +128,7 @@ pub enum AclSubscribe {
 }
 
 /// TLS as a file asks for it. Paths are as written; the files are read when the listener opens, and again at a reload.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TlsSettings {
     pub certificate_file: Option<PathBuf>,
     pub key_file: Option<PathBuf>,
@@ -135,17 +136,46 @@ pub struct TlsSettings {
     /// Directory of CA certificates.
     pub ca_path: Option<PathBuf>,
     pub crl_file: Option<PathBuf>,
+    /// Certificates that others took the place of, each with the moment until which it is let in; its use is warned of.
+    pub replaced_file: Option<PathBuf>,
     pub require_certificate: bool,
     pub use_identity_as_username: bool,
     pub use_subject_as_username: bool,
+    /// Which name of a certificate is the identity.
+    pub identity_from: CertificateName,
+    /// Whether the Client Identifier must be the identity. Another is refused with 0x85; who has none gets the identity.
+    pub bind_client_id: bool,
     /// As written: `tlsv1.2`, `tlsv1.3`.
     pub version: Option<Box<str>>,
     /// OpenSSL's names, as written.
     pub ciphers: Option<Box<str>>,
     pub ciphers_tls_1_3: Option<Box<str>>,
+    /// Whether our order of ciphers decides, in which AES comes first; else the client's.
+    pub prefer_aes: bool,
     pub disable_client_certificate_date_checks: bool,
     /// Where the secrets of its connections are written, for whoever has to read captured traffic; `None` = nowhere.
     pub key_log_file: Option<PathBuf>,
+    /// Seconds from accepting a connection to the end of its handshake; then it is closed. At least 1.
+    pub handshake_timeout_seconds: u32,
+    /// Bytes of MQTT in one TLS record to a client at most; `None` = 16 KiB, the most there can be. The handshake's own records are as
+    /// long as they are: clients with small buffers fail on certificates in pieces.
+    pub record_size: Option<u16>,
+    /// Whether clients may come back with a ticket that they keep for us, valid for 12 hours at most.
+    pub session_tickets: bool,
+    /// TLS sessions kept for clients without tickets, a few hundred bytes each; at the limit the oldest go. 0 = none.
+    pub session_cache_max: u32,
+}
+
+/// Which name of a client's certificate is its identity.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum CertificateName {
+    /// The Common Name, as Mosquitto has it.
+    #[default]
+    CommonName,
+    /// The Subject Alternative Name of a host.
+    Dns,
+    /// The ID of the Subject Alternative Name `device:ID`.
+    Uri,
 }
 
 impl ListenerSettings {
@@ -178,7 +208,7 @@ impl ListenerSettings {
 }
 
 impl ListenerSettings {
-    /// What the listener is called in metrics.
+    /// What the listener is called in the log and in metrics.
     pub fn label(&self) -> Box<str> {
         match (&self.name, self.endpoints.first()) {
             (Some(name), _) => name.clone(),
@@ -188,7 +218,54 @@ impl ListenerSettings {
     }
 }
 
+impl Default for TlsSettings {
+    fn default() -> Self {
+        Self {
+            certificate_file: None,
+            key_file: None,
+            ca_file: None,
+            ca_path: None,
+            crl_file: None,
+            replaced_file: None,
+            require_certificate: false,
+            use_identity_as_username: false,
+            use_subject_as_username: false,
+            identity_from: CertificateName::CommonName,
+            bind_client_id: false,
+            version: None,
+            ciphers: None,
+            ciphers_tls_1_3: None,
+            prefer_aes: true,
+            disable_client_certificate_date_checks: false,
+            key_log_file: None,
+            handshake_timeout_seconds: 10,
+            record_size: None,
+            session_tickets: true,
+            session_cache_max: 20_000,
+        }
+    }
+}
+
 impl TlsSettings {
+    /// The one name in a client's certificate that the listener goes by.
+    pub fn identity_in<'a>(&self, names: &'a Identity) -> Option<&'a str> {
+        match self.identity_from {
+            CertificateName::CommonName => names.common_name.as_deref(),
+            CertificateName::Dns => names.dns_name(),
+            CertificateName::Uri => names.device(),
+        }
+    }
+
+    /// The user name by a client's certificate, where names are taken from there.
+    pub fn user_in<'a>(&self, names: &'a Identity) -> Option<&'a str> {
+        let name = if self.use_identity_as_username {
+            self.identity_in(names)
+        } else {
+            Some(&*names.subject)
+        };
+        name.filter(|name| !name.is_empty())
+    }
+
     /// Whether clients are who their certificates say.
     pub fn names_users(&self) -> bool {
         self.use_identity_as_username || self.use_subject_as_username
@@ -200,6 +277,13 @@ impl Default for ListenerSettings {
     fn default() -> Self {
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
         Self::at(Endpoint::Tcp(address))
+    }
+}
+
+impl Endpoint {
+    /// Of a listener that has none.
+    pub fn unknown() -> Self {
+        Self::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0))
     }
 }
 

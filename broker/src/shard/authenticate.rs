@@ -35,7 +35,7 @@ pub(super) struct Claimant {
     pub(super) user: Option<Box<str>>,
 }
 
-/// Why somebody is not let in. For the log: the client hears "not authorised".
+/// Why somebody is not let in. For the log: the client hears "not authorised", or that this client id is not for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -49,10 +49,22 @@ pub enum Refusal {
     Reloaded,
     /// The session of that client id belongs to another user.
     OthersSession,
-    /// The listener takes the user's name from a certificate, and there is none, or it has no name.
+    /// The listener takes a name from a certificate, and there is none, or it has no name.
     NoCertificate,
+    /// The client id is not the name in the certificate.
+    NotItsClientId,
     /// SCRAM, or another method, has failed.
     Method,
+}
+
+impl Refusal {
+    /// What the client hears.
+    pub(super) fn reason_code(self) -> ReasonCode {
+        match self {
+            Self::NotItsClientId => ReasonCode::ClientIdentifierNotValid,
+            _ => ReasonCode::NotAuthorized,
+        }
+    }
 }
 
 impl Shard {
@@ -73,17 +85,7 @@ impl Shard {
         let password = connect.password.take();
         if let Some(tls) = listener.tls.as_ref().filter(|tls| tls.names_users()) {
             // Whoever proves a name by certificate needs no password for it, and no other name.
-            let name = connection.identity.as_ref().and_then(|identity| {
-                if tls.use_identity_as_username {
-                    identity.common_name.clone()
-                } else {
-                    Some(identity.subject.clone())
-                }
-            });
-            let Some(name) = name.filter(|name| !name.is_empty()) else {
-                return Err(Cause::NotAuthorised(Refusal::NoCertificate));
-            };
-            connect.username = Some(name);
+            connect.username = Some(connection.user_by_certificate(tls)?.into());
             return self.start_serving(now, id, *connect, assigned, None);
         }
         // An empty user name is none, as in Mosquitto.
@@ -534,7 +536,7 @@ impl Shard {
             let may_stay = match (user, users) {
                 // Its certificate was looked at when it came; no password file has a say in it.
                 (Some(_), _) if takes_names_from_certificates(&connection.listener) => {
-                    connection.identity.is_some()
+                    connection.certificate.is_some()
                 }
                 (Some(user), Users::File(file)) => {
                     connection.credential.is_some()
@@ -576,7 +578,10 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoCertificate => {
-                "no certificate with a name, and the listener takes the user from it"
+                "no certificate with a name, and the listener takes the user or the client id from it"
+            }
+            Self::NotItsClientId => {
+                "the client id is not the name in its certificate, see bind_client_id"
             }
             Self::Anonymous => "no user name, and allow_anonymous is false",
             Self::NoUsers => "no password_file says who that is, and allow_anonymous is false",

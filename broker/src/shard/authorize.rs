@@ -81,7 +81,7 @@ impl Shard {
         };
         let entry = Entry {
             address: address_of(&connection.peer),
-            certificate: connection.identity.clone(),
+            certificate: connection.certificate.clone(),
             listener: Arc::clone(&connection.listener),
         };
         let shared = &self.shared;

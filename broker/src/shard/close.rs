@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use nightjar_certs::Void;
 use nightjar_codec::packet::{Disconnect, DisconnectProperties};
 use nightjar_codec::{Packet, ProtocolVersion, QoS, ReasonCode};
 use nightjar_storage::Operation;
@@ -38,6 +39,8 @@ pub enum Cause {
     NoLongerAuthorised,
     /// After a reload nobody listens any more where it came in.
     ListenerGone,
+    /// Its certificate is not good any more.
+    Certificate(Void),
     /// More than a client may send before it has its CONNACK.
     TooMuchBeforeConnack,
     /// CONNECT is fine, but the client does not take a packet as large as its CONNACK.
@@ -127,6 +130,8 @@ impl Shard {
 
     fn count_close(&mut self, cause: &Cause, served: bool, place: ListenerPlace) {
         self.sinks.counters.violations += u64::from(matches!(cause, Cause::Violation(_)));
+        let is_not_its = matches!(cause, Cause::NotAuthorised(Refusal::NotItsClientId));
+        self.sinks.counters.client_ids_not_bound += u64::from(is_not_its);
         let counters = self.listeners.at(place);
         counters.closed[cause.label() as usize] += 1;
         let refusal = match cause {
@@ -134,7 +139,7 @@ impl Shard {
             Cause::Refused(reason_code) | Cause::Server(reason_code) => Some(*reason_code),
             Cause::Violation(violation) => Some(violation.reason_code()),
             Cause::NotConnect | Cause::TooMuchBeforeConnack => Some(ReasonCode::ProtocolError),
-            Cause::NotAuthorised(_) => Some(ReasonCode::NotAuthorized),
+            Cause::NotAuthorised(refusal) => Some(refusal.reason_code()),
             Cause::Unanswerable => Some(ReasonCode::PacketTooLarge),
             Cause::JournalStalled => Some(ReasonCode::ServerUnavailable),
             _ => None,
@@ -430,6 +435,7 @@ impl Cause {
             Self::Refused(_) | Self::NotAuthorised(_) | Self::Unanswerable => Closed::Refused,
             Self::NoLongerAuthorised => Closed::NotAuthorized,
             Self::ListenerGone => Closed::NotAuthorized,
+            Self::Certificate(_) => Closed::Certificate,
             Self::TooMuchBeforeConnack => Closed::ProtocolError,
             Self::Disconnected(_) => Closed::Disconnect,
             Self::PeerGone => Closed::Peer,
@@ -450,9 +456,9 @@ impl fmt::Display for Cause {
             Self::Violation(violation) => return violation.fmt(f),
             Self::Refused(reason_code) | Self::Server(reason_code) => return reason_code.fmt(f),
             // What exactly was wrong is not for the client (T1).
-            Self::NotAuthorised(_) | Self::NoLongerAuthorised => {
-                return ReasonCode::NotAuthorized.fmt(f);
-            }
+            Self::NotAuthorised(refusal) => return refusal.reason_code().fmt(f),
+            Self::NoLongerAuthorised => return ReasonCode::NotAuthorized.fmt(f),
+            Self::Certificate(void) => return void.fmt(f),
             Self::ListenerGone => "its listener is gone with a reload, or is another one",
             Self::TooMuchBeforeConnack => "too many bytes before CONNACK",
             Self::NotConnect => "the first packet is not CONNECT",
@@ -482,7 +488,7 @@ fn farewell(
     if !served {
         return match cause {
             Cause::Refused(reason_code) => connack(*reason_code, version),
-            Cause::NotAuthorised(_) => connack(ReasonCode::NotAuthorized, version),
+            Cause::NotAuthorised(refusal) => connack(refusal.reason_code(), version),
             Cause::Violation(Violation::Decode(error)) => {
                 connack(error.reason_code(), error.connack_version()?)
             }
@@ -501,6 +507,9 @@ fn farewell(
         Cause::TakenOver => ReasonCode::SessionTakenOver,
         Cause::ShutDown => ReasonCode::ServerShuttingDown,
         Cause::ListenerGone => ReasonCode::AdministrativeAction,
+        // It was let in for so long and not longer.
+        Cause::Certificate(Void::Expired) => ReasonCode::MaximumConnectTime,
+        Cause::Certificate(_) => ReasonCode::AdministrativeAction,
         Cause::Server(reason_code) => *reason_code,
         Cause::NoLongerAuthorised => ReasonCode::AdministrativeAction,
         Cause::JournalStalled => ReasonCode::QuotaExceeded,

@@ -57,13 +57,12 @@ impl Shard {
         let security = listener.security.as_ref();
         let security = security.unwrap_or(&self.shared.settings.security);
         let assigned = needs_client_id(&connect, security).map_err(Cause::Refused)?;
-        let is_made_up = assigned && !listener.use_username_as_client_id;
         if listener.use_username_as_client_id {
-            // An empty User Name is none.
-            let username = connect.username.as_deref().filter(|name| !name.is_empty());
-            let username = username.ok_or(Cause::Refused(ReasonCode::NotAuthorized))?;
-            connect.client_id = username.into();
-        } else if is_made_up {
+            connect.client_id = self.proven_username(id, &listener, &connect)?;
+        }
+        let is_bound = self.bind_client_id(id, &listener, &mut connect)?;
+        let is_made_up = assigned && !is_bound && !listener.use_username_as_client_id;
+        if is_made_up {
             let prefix = listener.auto_id_prefix.clone();
             let prefix = prefix.unwrap_or_else(|| security.auto_id_prefix.clone());
             connect.client_id = self.new_client_id(&prefix);
@@ -84,6 +83,25 @@ impl Shard {
             Some(method) => self.begin_authentication(now, id, connect, &method, assigned),
         };
         result.map(|()| None)
+    }
+
+    /// The user name that takes the place of the client id. What a certificate says is not for the client to say.
+    fn proven_username(
+        &self,
+        id: ConnectionId,
+        listener: &ListenerSettings,
+        connect: &Connect,
+    ) -> Result<Box<str>, Cause> {
+        let connection = self.connections.get(id.slot, id.generation);
+        let connection = connection.ok_or(Cause::PeerGone)?;
+        let by_certificate = listener.tls.as_ref().filter(|tls| tls.names_users());
+        if let Some(tls) = by_certificate {
+            return connection.user_by_certificate(tls).map(Into::into);
+        }
+        // An empty User Name is none.
+        let username = connect.username.as_deref().filter(|name| !name.is_empty());
+        let username = username.ok_or(Cause::Refused(ReasonCode::NotAuthorized))?;
+        Ok(username.into())
     }
 
     /// What the listener does not let in, whoever it is.

@@ -62,7 +62,10 @@ impl Shard {
         }
         let is_said = matches!(
             cause,
-            Cause::Refused(_) | Cause::NotAuthorised(_) | Cause::Violation(_)
+            Cause::Refused(_)
+                | Cause::NotAuthorised(_)
+                | Cause::Violation(_)
+                | Cause::Certificate(_)
         );
         if !is_said {
             tracing::debug!("Connection from {} closed: {cause}.", connection.peer);
@@ -158,6 +161,12 @@ fn log_goodbye(connection: &Connection, session: &Session, cause: &Cause, is_wan
         Cause::NoLongerAuthorised => tracing::info!(
             target: NOTICE,
             "Client {client_id} [{}] disconnected, not authorised ({}: its password or its right to come in has gone with a reload).",
+            connection.peer,
+            user_of(session.user.as_deref())
+        ),
+        Cause::Certificate(void) => tracing::info!(
+            target: NOTICE,
+            "Client {client_id} [{}] disconnected, not authorised ({}: {void}).",
             connection.peer,
             user_of(session.user.as_deref())
         ),

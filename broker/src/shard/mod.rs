@@ -16,6 +16,7 @@
 mod authenticate;
 mod authorize;
 mod by_listener;
+mod certificate;
 mod close;
 mod connect;
 mod groups;
@@ -46,7 +47,7 @@ use chacha20::ChaCha20Rng;
 use chacha20::rand_core::SeedableRng;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use nightjar_certs::Identity;
+use nightjar_certs::Client;
 use nightjar_codec::packet::Connect;
 use nightjar_codec::{Limits, ProtocolVersion, cut};
 use nightjar_storage::{Checkpoint, Durability, Journal, StoredMessage};
@@ -79,7 +80,7 @@ pub use recovery::restore_groups_and_retained;
 pub use reload::Reloaded;
 use retained::Readings;
 use slots::Slots;
-use throttle::Throttle;
+pub(crate) use throttle::{Throttle, Verdict};
 use timers::{Timer, Timers};
 use unwritten::Unwritten;
 
@@ -206,7 +207,8 @@ pub struct Connection {
     listener: Arc<ListenerSettings>,
     listener_place: ListenerPlace,
     /// Who the client is by its certificate.
-    identity: Option<Arc<Identity>>,
+    certificate: Option<Arc<Client>>,
+    certificate_timer: Option<u64>,
     /// Until it is served.
     claimant: Option<Box<Claimant>>,
     /// What its user has proved to be that user with; for the next reload.
@@ -357,7 +359,8 @@ impl Shard {
             from_memory: durability == Durability::Memory,
             listener: Arc::clone(listener),
             listener_place,
-            identity: None,
+            certificate: None,
+            certificate_timer: None,
             claimant: None,
             credential: None,
             needs: Needs::default(),
@@ -370,13 +373,6 @@ impl Shard {
             self.close(now, id, Cause::ListenerGone);
         }
         id
-    }
-
-    /// Who the client of a connection is, by the certificate it has proven to own. To be called behind `open`.
-    pub fn identify(&mut self, id: ConnectionId, identity: &Arc<Identity>) {
-        if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
-            connection.identity = Some(Arc::clone(identity));
-        }
     }
 
     /// Bytes of a connection, cut anywhere. Where `has_unread` holds afterwards, call again after the end of the turn, be it
@@ -477,6 +473,7 @@ impl Shard {
     /// The socket of a closing connection is closed.
     pub fn released(&mut self, id: ConnectionId) {
         self.arm_connection(id, None);
+        self.disarm_certificate(id);
         if let Some(mut connection) = self.connections.remove(id.slot, id.generation) {
             self.receive_bytes -= connection.received_bytes();
             connection.send.discard(&mut self.sinks.pool);
@@ -647,6 +644,7 @@ impl Shard {
         while let Some(timer) = self.timers.pop(now.monotonic) {
             match timer {
                 Timer::Connection(id) => self.connection_due(now, id),
+                Timer::Certificate(id) => self.certificate_due(now, id),
                 Timer::Session(id) => self.session_due(now, id),
                 Timer::Page(id) => self.read_page(now, id),
                 Timer::Sweep => self.sweep(now),

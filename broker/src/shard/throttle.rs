@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 
-/// The sources of this shard that were spoken of lately.
-#[derive(Debug, Default)]
-pub(super) struct Throttle {
+/// The sources that were spoken of lately, by one shard or by the thread of handshakes.
+#[derive(Debug)]
+pub(crate) struct Throttle {
+    /// About one source in one window.
+    lines_max: u32,
     sources: BTreeMap<Box<str>, Source>,
 }
 
@@ -21,16 +23,29 @@ struct Source {
 
 /// What a throttle says of one more line.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     Say,
     /// It is the first that is left out: at this time `left_out` has something to say.
     LeaveOutUntil(u64),
     LeaveOut,
 }
 
+impl Default for Throttle {
+    fn default() -> Self {
+        Self::new(LINES_MAX)
+    }
+}
+
 impl Throttle {
+    pub(crate) fn new(lines_max: u32) -> Self {
+        Self {
+            lines_max,
+            sources: BTreeMap::new(),
+        }
+    }
+
     /// One more line about the address of `peer`.
-    pub(super) fn admit(&mut self, now: u64, peer: &str) -> Verdict {
+    pub(crate) fn admit(&mut self, now: u64, peer: &str) -> Verdict {
         let mut address = address_of(peer);
         if !self.sources.contains_key(address) && self.sources.len() >= SOURCES_MAX {
             self.sources
@@ -48,7 +63,7 @@ impl Throttle {
         if source.until <= now && source.left_out == 0 {
             *source = Source::new(now);
         }
-        if source.said < LINES_MAX {
+        if source.said < self.lines_max {
             source.said += 1;
             return Verdict::Say;
         }
@@ -61,7 +76,7 @@ impl Throttle {
     }
 
     /// Sources whose time is up, and how many lines about them were left out. They begin anew.
-    pub(super) fn left_out(&mut self, now: u64) -> Vec<(Box<str>, u64)> {
+    pub(crate) fn left_out(&mut self, now: u64) -> Vec<(Box<str>, u64)> {
         let mut told = Vec::new();
         self.sources.retain(|address, source| {
             if source.until > now {

@@ -1,5 +1,5 @@
-//! Deadlines of one shard. Every owner has at most one of a kind, so the set is never larger than connections and twice the
-//! sessions together.
+//! Deadlines of one shard. Every owner has at most one of a kind, so the set is never larger than twice the connections
+//! and twice the sessions together.
 
 use std::collections::BTreeSet;
 
@@ -10,6 +10,8 @@ use crate::identity::{ConnectionId, SessionId};
 pub(crate) enum Timer {
     /// Something of a connection: CONNECT, keep alive, or the last bytes.
     Connection(ConnectionId),
+    /// The certificate of a connection's client ends.
+    Certificate(ConnectionId),
     /// A delayed will, or the end of an offline session.
     Session(SessionId),
     /// A session's queue is looked for in the store again.

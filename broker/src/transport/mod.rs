@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use nightjar_certs::{Identity, Listener};
+use nightjar_certs::{Client, Listener};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -166,14 +166,16 @@ impl Transport {
     pub(crate) async fn secure(
         self,
         listener: &Listener,
-        now: Duration,
-    ) -> Result<(Self, Option<Identity>), tls::Refused> {
-        let (secure, identity) = Secure::accept(self.stream, listener, now).await?;
+        record_size: Option<usize>,
+        now: impl FnOnce() -> Duration,
+    ) -> Result<(Self, tls::Shaken, Option<Client>), tls::Refused> {
+        let secure = Secure::accept(self.stream, listener, record_size, now);
+        let (secure, shaken, client) = secure.await?;
         let transport = Self {
             stream: Stream::Tls(Box::new(secure)),
             web: self.web,
         };
-        Ok((transport, identity))
+        Ok((transport, shaken, client))
     }
 
     pub(crate) fn detach(self) -> io::Result<Detached> {

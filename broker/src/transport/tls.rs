@@ -2,25 +2,40 @@
 //!
 //! In go bytes to be encrypted, out come bytes that were decrypted; the session is rustls's. It moves between threads with its socket. A
 //! session holds at most [`UNSENT_MAX`] bytes that the peer has not taken; then no more is accepted, and the send buffer above
-//! fills instead.
+//! fills instead. Each piece that is handed over becomes records of its own, so a listener's `record_size` is kept by handing over pieces; the
+//! records of a handshake are as long as they are, since clients with little memory cannot put a certificate together again.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use nightjar_certs::{Identity, Listener};
-use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::{HandshakeKind, ServerConnection};
+use nightjar_certs::{Client, Listener};
+use rustls::{
+    CertificateError, Error as TlsError, HandshakeKind, OtherError, ProtocolVersion,
+    ServerConnection,
+};
 
 use super::Stream;
 
 /// Keys and what is under way: all of TLS but the socket.
-pub(crate) type Session = ServerConnection;
+pub(crate) struct Session {
+    connection: ServerConnection,
+    /// Bytes in one record to the client at most; `None`: as many as a record has room for.
+    record_size: Option<usize>,
+}
 
 /// A socket with TLS on it.
 pub(crate) struct Secure {
     below: Stream,
-    session: Session,
+    session: ServerConnection,
+    record_size: Option<usize>,
+}
+
+/// How a handshake went.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Shaken {
+    pub(crate) is_1_3: bool,
+    pub(crate) was_resumed: bool,
 }
 
 /// Why a client that came with TLS does not come in.
@@ -36,11 +51,16 @@ impl Secure {
     pub(crate) async fn accept(
         below: Stream,
         listener: &Listener,
-        now: Duration,
-    ) -> Result<(Self, Option<Identity>), Refused> {
+        record_size: Option<usize>,
+        now: impl FnOnce() -> Duration,
+    ) -> Result<(Self, Shaken, Option<Client>), Refused> {
         let session = ServerConnection::new(listener.config().clone())
             .map_err(|error| Refused::Handshake(error.to_string()))?;
-        let mut secure = Self { below, session };
+        let mut secure = Self {
+            below,
+            session,
+            record_size,
+        };
         secure.session.set_buffer_limit(Some(UNSENT_MAX));
         while secure.session.is_handshaking() {
             secure.flush().await.map_err(|_| Refused::Gone)?;
@@ -54,32 +74,46 @@ impl Secure {
                 Err(error) => {
                     // The alert, as far as the peer takes it.
                     let _ = secure.flush().await;
-                    return Err(match error.kind() {
-                        io::ErrorKind::InvalidData => Refused::Handshake(error.to_string()),
-                        _ => Refused::Gone,
-                    });
+                    return Err(refusal(&error));
                 }
             }
         }
         secure.flush().await.map_err(|_| Refused::Gone)?;
-        let identity = secure.identity(listener, now)?;
-        Ok((secure, identity))
+        let shaken = Shaken {
+            is_1_3: secure.session.protocol_version() == Some(ProtocolVersion::TLSv1_3),
+            was_resumed: secure.session.handshake_kind() == Some(HandshakeKind::Resumed),
+        };
+        let client = secure.client(listener, shaken.was_resumed, now());
+        if client.is_err() {
+            // There is no way to say more behind a handshake.
+            secure.say_goodbye();
+            let _ = secure.send();
+        }
+        Ok((secure, shaken, client?))
     }
 
     /// Who the client is, if it has a certificate. One that was seen in an earlier session is looked at again.
-    fn identity(&self, listener: &Listener, now: Duration) -> Result<Option<Identity>, Refused> {
-        let Some(certificates) = self.session.peer_certificates() else {
-            return Ok(None);
-        };
+    fn client(
+        &self,
+        listener: &Listener,
+        was_resumed: bool,
+        now: Duration,
+    ) -> Result<Option<Client>, Refused> {
         let refused = |reason: String| Refused::Certificate(reason);
-        if self.session.handshake_kind() == Some(HandshakeKind::Resumed) {
+        let Some(certificates) = self.session.peer_certificates() else {
+            // A handshake would not have come to this; a session that was resumed is not believed.
+            return match listener.requires_certificate() {
+                true => Err(refused("there is none".into())),
+                false => Ok(None),
+            };
+        };
+        if was_resumed {
             listener
-                .check_again(certificates, UnixTime::since_unix_epoch(now))
+                .check_again(certificates, now)
                 .map_err(|error| refused(error.to_string()))?;
         }
-        let own: Option<&CertificateDer<'_>> = certificates.first();
-        own.map(|own| Identity::of(own).map_err(|fault| refused(fault.to_string())))
-            .transpose()
+        let client = listener.client(certificates);
+        client.map(Some).map_err(|fault| refused(fault.to_string()))
     }
 
     /// Decrypted bytes; 0 at the end.
@@ -109,14 +143,53 @@ impl Secure {
 
     /// Takes bytes to encrypt, as many as there is room for.
     pub(crate) fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.session.writer().write(bytes)?;
+        let count = self.encrypt(bytes)?;
         self.send_written(count)
     }
 
     /// The same of several pieces, which share records.
     pub(crate) fn try_write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let count = self.session.writer().write_vectored(slices)?;
-        self.send_written(count)
+        let Some(record_size) = self.record_size else {
+            let count = self.session.writer().write_vectored(slices)?;
+            return self.send_written(count);
+        };
+        let (mut all, mut rest) = (0, slices);
+        while let Some(first) = rest.first() {
+            let (mut together, mut bytes) = (1, first.len());
+            for slice in rest.iter().skip(1) {
+                if bytes + slice.len() > record_size {
+                    break;
+                }
+                bytes += slice.len();
+                together += 1;
+            }
+            let (now, later) = rest.split_at(together);
+            let count = match now {
+                [one] => self.encrypt(one)?,
+                several => self.session.writer().write_vectored(several)?,
+            };
+            all += count;
+            if count < bytes {
+                break;
+            }
+            rest = later;
+        }
+        self.send_written(all)
+    }
+
+    fn encrypt(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(record_size) = self.record_size else {
+            return self.session.writer().write(bytes);
+        };
+        let mut all = 0;
+        for piece in bytes.chunks(record_size.max(1)) {
+            let count = self.session.writer().write(piece)?;
+            all += count;
+            if count < piece.len() {
+                break;
+            }
+        }
+        Ok(all)
     }
 
     fn send_written(&mut self, count: usize) -> io::Result<usize> {
@@ -154,11 +227,19 @@ impl Secure {
 
     /// The same session on a socket of another runtime.
     pub(crate) fn split(self) -> (Stream, Session) {
-        (self.below, self.session)
+        let session = Session {
+            connection: self.session,
+            record_size: self.record_size,
+        };
+        (self.below, session)
     }
 
     pub(crate) fn join(below: Stream, session: Session) -> Self {
-        Self { below, session }
+        Self {
+            below,
+            session: session.connection,
+            record_size: session.record_size,
+        }
     }
 
     async fn flush(&mut self) -> io::Result<()> {
@@ -184,6 +265,21 @@ impl Secure {
             Ok(_) => Ok(count),
             Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
         })
+    }
+}
+
+/// A handshake that failed: whose fault it is, and in which words.
+fn refusal(error: &io::Error) -> Refused {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match inner {
+        None => Refused::Gone,
+        Some(TlsError::InvalidCertificate(CertificateError::Other(OtherError(fault)))) => {
+            Refused::Certificate(fault.to_string())
+        }
+        Some(error @ (TlsError::InvalidCertificate(_) | TlsError::NoCertificatesPresented)) => {
+            Refused::Certificate(error.to_string())
+        }
+        Some(error) => Refused::Handshake(error.to_string()),
     }
 }
 

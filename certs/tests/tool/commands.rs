@@ -4,7 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::thread;
 
-use crate::world::World;
+use serde_json::Value;
+
+use crate::world::{World, openssl};
 
 #[test]
 fn three_commands_make_what_a_broker_and_a_device_need() {
@@ -148,6 +150,41 @@ fn a_renewal_keeps_the_key_unless_a_new_one_is_asked_for() {
     assert_eq!(of(4, "names"), of(0, "names"));
     let complaint = world.fails(1, &["renew", &serial]);
     assert!(complaint.contains("newer certificate"), "{complaint}");
+}
+
+#[test]
+fn a_certificate_is_replaced_with_a_time_of_grace_and_then_it_is_void() {
+    let world = World::inhabited(&[]);
+    let replaced = |world: &World| {
+        let text = String::from_utf8(world.read("ca.replaced")).unwrap();
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines.map(ToOwned::to_owned).collect::<Vec<String>>()
+    };
+    assert!(replaced(&world).is_empty());
+    world.run(&["renew", "gauge-7"]);
+    let entry = |place: usize| world.list()[place].clone();
+    // Without a time of grace it is good until its end.
+    let (serial, end) = (&entry(1)["serial"], &entry(1)["not_after"]);
+    let line = |serial: &Value, until: &Value| {
+        format!(
+            "{} {} gauge-7",
+            serial.as_str().unwrap(),
+            until.as_str().unwrap()
+        )
+    };
+    assert_eq!(replaced(&world), [line(serial, end)]);
+    world.run(&["renew", "gauge-7", "--grace-days", "0"]);
+    assert_eq!(entry(2)["status"], "revoked");
+    assert_eq!(
+        replaced(&world)[1],
+        line(&entry(2)["serial"], &entry(2)["grace_until"])
+    );
+    // The list says so, too, from the next time on that it is written.
+    world.run(&["crl"]);
+    let text = openssl(&world.path(""), "crl -noout -text -in ca.crl").unwrap();
+    assert!(text.contains("Superseded"), "{text}");
+    world.run(&["revoke", "gauge-7"]);
+    assert_eq!(replaced(&world).len(), 1, "{:?}", replaced(&world));
 }
 
 #[test]

@@ -30,6 +30,7 @@ pub(crate) fn init(place: &Place, asked: &Init, now: Timestamp) -> Result<String
         place.issuing_key(),
         place.index(),
         place.revocation_list(),
+        place.replaced_list(),
     ];
     if files.iter().any(|file| file.symlink_metadata().is_ok()) {
         if !place.index().exists() {

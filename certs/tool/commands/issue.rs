@@ -412,12 +412,15 @@ fn broker_configuration(place: &Place, certificate: &Path, key: &Path) -> Result
          [listeners.tls]\ncertificate_file = {}\nkey_file = {}\n\
          # Who has no certificate of this authority, or one that was revoked, is refused.\n\
          ca_file = {}\ncrl_file = {}\nrequire_certificate = true\n\
-         # The device's id is its user name.\nuse_identity_as_username = true\n",
+         # A certificate that was renewed is let in for its time of grace, with a warning.\nreplaced_file = {}\n\
+         # The device's id is its user name. With bind_client_id it has to be its Client Identifier, too.\n\
+         use_identity_as_username = true\n#bind_client_id = true\n",
         path.display(),
         quoted(certificate)?,
         quoted(key)?,
         quoted(&place.root_certificate())?,
         quoted(&place.revocation_list())?,
+        quoted(&place.replaced_list())?,
     );
     place::write(&path, text.as_bytes(), Readers::Everybody, Over::Nothing)?;
     Ok(format!(

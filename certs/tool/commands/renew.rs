@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rcgen::SubjectPublicKeyInfo;
 
 use crate::authority::{self, Authority, Subject};
@@ -67,7 +67,7 @@ pub(crate) fn renew(place: &Place, asked: &Renew, now: Timestamp) -> Result<Stri
             format!("this is no certificate of {what} {} in the index", old.id),
         ));
     };
-    if old.revoked.is_some() {
+    if old.is_void(now) {
         return Err(Fault::file(&certificate, "this certificate was revoked"));
     }
     // What is replaced stays readable under its serial number.
@@ -100,14 +100,27 @@ pub(crate) fn renew(place: &Place, asked: &Renew, now: Timestamp) -> Result<Stri
         },
         certificate.display()
     );
+    let grace_until = asked.grace_days.map(|days| {
+        let end = now.checked_add(SignedDuration::from_hours(i64::from(days) * 24));
+        let end = end.unwrap_or(old.not_after).min(old.not_after);
+        // The broker's file is for people, too.
+        Timestamp::from_second(end.as_second()).unwrap_or(end)
+    });
     if old.not_after > now {
         report += &format!(
-            "The one before is valid until {}, too; nightjar-certs revoke {} ends it.\n",
-            day(old.not_after),
+            "The one before is let in until {}, too, and the broker warns when it is used; nightjar-certs revoke {} ends it.\n",
+            day(grace_until.unwrap_or(old.not_after)),
             old.serial
         );
     }
     index.add(entry);
+    let replaced = index
+        .entries
+        .iter_mut()
+        .find(|entry| entry.serial == old.serial);
+    if let Some(replaced) = replaced {
+        replaced.grace_until = grace_until.filter(|end| *end < replaced.not_after);
+    }
     index.save(place)?;
     let over = Over::Anything;
     issue::write_pair(place, &authority, &subject, &issued, new_key.as_ref(), over)?;

@@ -62,10 +62,39 @@ pub(crate) fn keep_fresh(
     now: Timestamp,
 ) -> Result<(), Fault> {
     let half = SignedDuration::from_hours(i64::from(LIST_DAYS) * 12);
+    // Its number is the moment it was written, or a little more.
+    let lacks_some = |number: u64| {
+        let written = i64::try_from(number).unwrap_or(i64::MAX);
+        let listed = index.entries.iter().filter(|entry| is_listed(entry, now));
+        let mut ends = listed.filter_map(|entry| entry.grace_until);
+        ends.any(|end| end.as_second() >= written)
+    };
     match current(place) {
-        Some((_, next)) if next > now + half => Ok(()),
+        Some((number, next)) if next > now + half && !lacks_some(number) => {
+            write_replaced(place, index, now)
+        }
         _ => write_list(place, authority, index, LIST_DAYS, now).map(drop),
     }
+}
+
+/// Tells the broker which certificates others took the place of, and until when each of them is let in.
+fn write_replaced(place: &Place, index: &Index, now: Timestamp) -> Result<(), Fault> {
+    let mut text = String::from(
+        "# Certificates that others took the place of: serial number, the moment until which it is let in, device.\n\
+         # For the broker: replaced_file in [listeners.tls]. Written by nightjar-certs.\n",
+    );
+    for entry in &index.entries {
+        let is_replaced = entry.replaced_by.is_some() && entry.revoked.is_none();
+        if is_replaced && entry.kind == Kind::Device && entry.not_after > now {
+            let until = entry.grace_until.unwrap_or(entry.not_after);
+            text += &format!("{} {until} {}\n", entry.serial, entry.id);
+        }
+    }
+    let path = place.replaced_list();
+    if fs::read(&path).is_ok_and(|there| there == text.as_bytes()) {
+        return Ok(());
+    }
+    place::write(&path, text.as_bytes(), Readers::Everybody, Over::Anything)
 }
 
 /// Writes the list, and says when it ends.
@@ -96,6 +125,7 @@ pub(crate) fn write_list(
         Readers::Everybody,
         Over::Anything,
     )?;
+    write_replaced(place, index, now)?;
     Ok(next)
 }
 
@@ -106,7 +136,7 @@ pub(crate) fn current(place: &Place) -> Option<(u64, Timestamp)> {
 
 /// What has expired for long needs no list; clocks differ.
 fn is_listed(entry: &Entry, now: Timestamp) -> bool {
-    entry.revoked.is_some() && entry.not_after + SignedDuration::from_hours(30 * 24) > now
+    entry.is_void(now) && entry.not_after + SignedDuration::from_hours(30 * 24) > now
 }
 
 /// The lock of an authority that must be there.

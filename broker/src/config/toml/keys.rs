@@ -63,6 +63,13 @@ pub(super) const KEYS: &[Key<Settings>] = &[
         "without a limit, silent connections would fill the broker"
     ),
     number!(
+        certificate_watch_seconds,
+        Seconds,
+        0,
+        HOUR,
+        "0 looks at the files at a reload only"
+    ),
+    number!(
         auth_threads,
         Count,
         1,

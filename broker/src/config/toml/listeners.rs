@@ -10,8 +10,8 @@ use super::keys::{
 };
 use super::{Slip, nearest};
 use crate::settings::{
-    DEFAULT_PORT, Endpoint, IpNetwork, ListenerProtocol, ListenerSettings, ProtocolVersions,
-    ProxyProtocol, SecuritySettings, TlsSettings,
+    CertificateName, DEFAULT_PORT, Endpoint, IpNetwork, ListenerProtocol, ListenerSettings,
+    ProtocolVersions, ProxyProtocol, SecuritySettings, TlsSettings,
 };
 use ::toml::Spanned;
 use ::toml::de::{DeTable, DeValue};
@@ -92,6 +92,12 @@ fn listener(entries: &DeTable<'_>, slip: &mut impl FnMut(usize, String)) -> List
         match section.get_ref().as_table() {
             Some(entries) => fill(tls, TLS_KEYS, &[], entries, slip),
             None => slip(section.span().start, "tls: expected a section".into()),
+        }
+        if !tls.require_certificate && (tls.bind_client_id || tls.replaced_file.is_some()) {
+            slip(
+                section.span().start,
+                "tls: bind_client_id and replaced_file need require_certificate = true".into(),
+            );
         }
         // A key whose value is wrong is not missing as well.
         let is_missing = |key| {
@@ -183,6 +189,29 @@ macro_rules! number {
                 },
             },
             get: |target| target.$field.map(|number| Written::Number(number.into())),
+        }
+    };
+}
+
+/// A number that is always there.
+macro_rules! plain_number {
+    ($field:ident, $unit:ident, $minimum:expr, $maximum:expr, $advice:literal) => {
+        Key {
+            name: stringify!($field),
+            kind: Kind::Number {
+                unit: Unit::$unit,
+                minimum: $minimum,
+                maximum: $maximum,
+                advice: $advice,
+                set: |target, number| match number.try_into() {
+                    Ok(number) => {
+                        target.$field = number;
+                        true
+                    }
+                    Err(_) => false,
+                },
+            },
+            get: |target| Some(Written::Number(target.$field.into())),
         }
     };
 }
@@ -431,16 +460,63 @@ pub(super) const TLS_KEYS: &[Key<TlsSettings>] = &[
     path!(ca_file),
     path!(ca_path),
     path!(crl_file),
+    path!(replaced_file),
     switch!(require_certificate),
     switch!(use_identity_as_username),
     switch!(use_subject_as_username),
+    Key {
+        name: "identity_from",
+        kind: Kind::Choice {
+            words: &["common_name", "dns", "uri"],
+            set: |tls, word| {
+                tls.identity_from = match word {
+                    "common_name" => CertificateName::CommonName,
+                    "dns" => CertificateName::Dns,
+                    "uri" => CertificateName::Uri,
+                    _ => return false,
+                };
+                true
+            },
+        },
+        get: |tls| {
+            let word = match tls.identity_from {
+                CertificateName::CommonName => "common_name",
+                CertificateName::Dns => "dns",
+                CertificateName::Uri => "uri",
+            };
+            Some(Written::Text(word.into()))
+        },
+    },
+    switch!(bind_client_id),
     text!(version, "\"tlsv1.2\" or \"tlsv1.3\"", |text| {
         ["tlsv1.2", "tlsv1.3"].contains(&text)
     }),
     text!(ciphers, "names of ciphers as OpenSSL has them"),
     text!(ciphers_tls_1_3, "names of ciphers as OpenSSL has them"),
+    switch!(prefer_aes),
     switch!(disable_client_certificate_date_checks),
     path!(key_log_file),
+    plain_number!(
+        handshake_timeout_seconds,
+        Seconds,
+        1,
+        3_600,
+        "without a limit, silent connections would fill the broker"
+    ),
+    number!(
+        record_size,
+        256,
+        16_384,
+        "a record of TLS has room for 16384 bytes"
+    ),
+    switch!(session_tickets),
+    plain_number!(
+        session_cache_max,
+        Count,
+        0,
+        10_000_000,
+        "each takes a few hundred bytes; 0 keeps none"
+    ),
 ];
 
 pub(super) const SECURITY_KEYS: &[Key<SecuritySettings>] = &[
