@@ -223,6 +223,16 @@ impl Rules {
         }
     }
 
+    /// Whether user name and client id say everything that counts: no address and no certificate does.
+    pub fn ask_for_names_only(&self) -> bool {
+        match &self.selection {
+            Selection::AclFile { .. } => true,
+            Selection::Native { assignments } => {
+                assignments.iter().all(Assignment::asks_for_names_only)
+            }
+        }
+    }
+
     pub fn may_publish(self: &Arc<Self>, identity: &Identity, topic: &str) -> bool {
         self.permissions(identity.clone()).may_publish(topic)
     }

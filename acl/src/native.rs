@@ -209,6 +209,10 @@ pub(crate) fn roles(assignments: &[Assignment], identity: &Identity) -> Box<[u32
 }
 
 impl Assignment {
+    pub(crate) fn asks_for_names_only(&self) -> bool {
+        self.addresses.is_none() && self.certificates.is_none()
+    }
+
     fn holds_for(&self, identity: &Identity) -> bool {
         let user = identity.user.as_deref();
         let has = |names: &[Box<str>], name: &str| names.iter().any(|known| **known == *name);

@@ -155,6 +155,7 @@ fn fill(directory: &Path, messages: u64, sessions: u64) -> Result<(), Box<dyn Er
                     expires_at: None,
                     sequence: 0,
                     publisher: None,
+                    publisher_user: None,
                 }),
                 owners: [OwnerEntry {
                     owner: Owner::Session(client_id(session)),

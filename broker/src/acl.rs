@@ -10,10 +10,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use nightjar_acl::{Action, Identity, Reason, Rules, lint};
 use nightjar_codec::topic::{validate_topic_filter, validate_topic_name};
 
-use crate::authorization::{self, Authorization};
+use crate::authorization::{self, Authorization, security_of};
 use crate::config::{self, ConfigError};
 use crate::session::publish::may_publish_to;
-use crate::settings::{ListenerSettings, Settings};
+use crate::settings::{AclSubscribe, ListenerSettings, Settings};
 
 /// Ask what the rules allow, or look for mistakes in them.
 #[derive(Args, Clone, Debug, Eq, PartialEq)]
@@ -131,6 +131,14 @@ fn answer(explain: &Explain) -> Result<Outcome, AclError> {
         (explanation.is_allowed, reason)
     } else {
         (true, "there is no acl_file".to_owned())
+    };
+    let is_filtered = security_of(&settings, &listener).acl_subscribe == AclSubscribe::Mosquitto;
+    let (well, reason) = if action == Action::Subscribe && !well && is_filtered {
+        let granted = "granted, as Mosquitto does (acl_subscribe); of what it matches only that is delivered \
+             which may be received";
+        (true, format!("{granted}. As a rule: {reason}"))
+    } else {
+        (well, reason)
     };
     let verdict = if well { "allowed" } else { "denied" };
     Ok(Outcome {
@@ -280,6 +288,58 @@ mod tests {
             assert_eq!(outcome.well, well, "{}", outcome.report);
             assert!(outcome.report.contains(place), "{}", outcome.report);
         }
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn explain_says_of_a_subscription_what_its_client_would_hear() {
+        let directory = directory("subscribe", "topic read a/b\n");
+        let acl = directory.join("acl");
+        let conf = directory.join("mosquitto.conf");
+        std::fs::write(
+            &conf,
+            format!("listener 1883\nacl_file {}\n", acl.display()),
+        )
+        .unwrap();
+        let toml = directory.join("toml");
+        for (file, well, expected) in [
+            (&toml, false, "denied: subscribe a/+: "),
+            (
+                &conf,
+                true,
+                "allowed: subscribe a/+: granted, as Mosquitto does (acl_subscribe); of what it matches only that is \
+                 delivered which may be received. As a rule: ",
+            ),
+        ] {
+            let file = file.to_str().unwrap();
+            let outcome = ask(&["explain", "-c", file, "subscribe", "a/+"]);
+            assert_eq!(outcome.well, well);
+            assert!(outcome.report.starts_with(expected), "{}", outcome.report);
+            assert!(outcome.report.ends_with("acl: no rule allows it\n"));
+        }
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn lint_names_every_filter_that_is_not_legal() {
+        let directory = directory(
+            "illegal",
+            "user u\ntopic read a/#/b\ntopic write b\ntopic c+\n",
+        );
+        let file = directory.join("acl");
+        let lint = AclArguments {
+            what: What::Lint { file },
+        };
+        let error = run(&lint).unwrap_err().to_string();
+        for expected in [
+            "\"a/#/b\" in acl_file",
+            "\"c+\" in acl_file",
+            "line 2",
+            "line 4",
+        ] {
+            assert!(error.contains(expected), "{error}");
+        }
+        assert!(!error.contains("line 3"), "{error}");
         std::fs::remove_dir_all(&directory).unwrap();
     }
 

@@ -32,6 +32,8 @@ pub struct MessageRef<'a> {
     pub publisher: Option<SessionId>,
     /// For the store; only set once somebody durable is to own the message.
     pub publisher_client_id: Option<Arc<str>>,
+    /// Of one that is retained.
+    pub publisher_user: Option<Box<str>>,
     /// Identity for the store; assigned before somebody durable owns the message.
     pub message_id: MessageId,
     stored: OnceCell<Arc<StoredMessage>>,
@@ -49,6 +51,7 @@ impl<'a> MessageRef<'a> {
             sequence: 0,
             publisher: None,
             publisher_client_id: None,
+            publisher_user: None,
             message_id: 0,
             stored: OnceCell::new(),
         }
@@ -86,6 +89,7 @@ impl<'a> MessageRef<'a> {
                 expires_at: self.expires_at,
                 sequence: self.sequence,
                 publisher: self.publisher_client_id.as_deref().map(Into::into),
+                publisher_user: self.publisher_user.clone(),
             })
         })
     }

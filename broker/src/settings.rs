@@ -197,6 +197,9 @@ pub struct Settings {
     /// 0x97; replacing with fewer bytes and deleting work.
     pub retained_bytes_max: u64,
 
+    /// Whether what is retained is kept from everybody while its publisher may not publish it any more.
+    pub check_retain_source: bool,
+
     // What survives.
     /// Whether sessions, queued and retained messages are kept on disk. If not, an acknowledgement
     /// means "in memory". `--data` turns it on, `--ephemeral` and `-p` without a file turn it off.
@@ -372,6 +375,7 @@ impl Default for Settings {
             qos2_wait_seconds: 60,
             retained_count_max: 1_000_000,
             retained_bytes_max: 1_024 * MIB,
+            check_retain_source: true,
             persistence: true,
             data_directory: None,
             mosquitto_db: None,

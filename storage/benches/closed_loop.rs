@@ -266,6 +266,7 @@ impl<'a> Load<'a> {
                 expires_at: None,
                 sequence: 0,
                 publisher: None,
+                publisher_user: None,
             });
             let owners = (first..first + self.scenario.owners)
                 .map(|receiver| OwnerEntry {

@@ -375,6 +375,7 @@ fn message(topic: &str, message_id: MessageId) -> Arc<StoredMessage> {
         expires_at: None,
         sequence: 0,
         publisher: None,
+        publisher_user: None,
     })
 }
 

@@ -144,8 +144,10 @@ pub struct StoredMessage {
     pub expires_at: Option<u64>,
     /// Place among the retained publishes, 0 for a message that is not retained (D17).
     pub sequence: u64,
-    /// Client id of the publisher, for No Local.
+    /// Client id of the publisher.
     pub publisher: Option<Box<str>>,
+    /// Its user name, of retained messages.
+    pub publisher_user: Option<Box<str>>,
 }
 
 /// What a session is, apart from what it owns.
@@ -304,13 +306,12 @@ impl StoredMessage {
     }
 
     fn bytes(&self) -> usize {
+        let length = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len());
         self.topic.len()
             + self.payload.len()
             + self.properties.len()
-            + self
-                .publisher
-                .as_ref()
-                .map_or(0, |publisher| publisher.len())
+            + length(&self.publisher)
+            + length(&self.publisher_user)
     }
 }
 

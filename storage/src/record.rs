@@ -518,11 +518,14 @@ pub(crate) struct MessageBody<'a> {
 impl MessageBody<'_> {
     /// Bytes of topic, properties and payload, none of which is looked into.
     pub(crate) fn text_bytes(mut self) -> Result<u64, Broken> {
-        self.reader.u8()?;
+        let flags = self.reader.u8()?;
         self.reader.varint()?;
         self.reader.option(Reader::u64)?;
         self.reader
             .option(|reader| reader.slice().map(<[u8]>::len))?;
+        if flags & USER_BIT != 0 {
+            self.reader.slice()?;
+        }
         let mut bytes = 0;
         for _ in 0..3 {
             bytes += self.reader.slice()?.len() as u64;
@@ -638,10 +641,15 @@ pub(crate) fn text(bytes: &[u8]) -> Result<Box<str>, Broken> {
 }
 
 fn put_message(out: &mut Vec<u8>, message: &StoredMessage) {
-    out.push(message.qos as u8 | (u8::from(message.retain) << RETAIN_SHIFT));
+    let user = message.publisher_user.as_deref();
+    let flags = message.qos as u8 | (u8::from(message.retain) << RETAIN_SHIFT);
+    out.push(flags | (u8::from(user.is_some()) << USER_SHIFT));
     put_varint(out, message.sequence);
     put_option(out, message.expires_at, put_u64);
     put_option(out, message.publisher.as_deref(), put_text);
+    if let Some(user) = user {
+        put_text(out, user);
+    }
     put_text(out, &message.topic);
     put_bytes(out, &message.properties);
     put_bytes(out, &message.payload);
@@ -817,6 +825,10 @@ impl Reader<'_> {
             sequence: self.varint()?,
             expires_at: self.option(Reader::u64)?,
             publisher: self.option(Reader::text)?,
+            publisher_user: match flags & USER_BIT {
+                0 => None,
+                _ => Some(self.text()?),
+            },
             topic: self.text()?,
             properties: self.bytes()?,
             payload: self.bytes()?,
@@ -840,6 +852,9 @@ const VERSION: u8 = 1;
 const QOS_MASK: u8 = 0x03;
 const RETAIN_SHIFT: u8 = 2;
 const RETAIN_BIT: u8 = 1 << RETAIN_SHIFT;
+/// Of a message: the user name of its publisher follows.
+const USER_SHIFT: u8 = 3;
+const USER_BIT: u8 = 1 << USER_SHIFT;
 const COUNT_SHIFT: u8 = 3;
 /// More Subscription Identifiers than fit into the flags: their number follows as a varint.
 const COUNT_FOLLOWS: u8 = 0x1f;

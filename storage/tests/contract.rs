@@ -450,6 +450,7 @@ fn orphan() -> Arc<StoredMessage> {
         expires_at: None,
         sequence: 0,
         publisher: None,
+        publisher_user: None,
     })
 }
 

@@ -301,6 +301,7 @@ fn golden_operations() -> Vec<Operation> {
             expires_at,
             sequence: 77,
             publisher: publisher.map(Into::into),
+            publisher_user: None,
         })
     };
     let to = |owner: &Owner, identifiers: &[u32]| OwnerEntry {

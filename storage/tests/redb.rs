@@ -347,6 +347,7 @@ fn enqueue<'a>(message_id: u64, owners: impl Iterator<Item = &'a Owner>) -> Oper
             expires_at: None,
             sequence: 0,
             publisher: None,
+            publisher_user: None,
         }),
         owners: owners
             .map(|owner| OwnerEntry {

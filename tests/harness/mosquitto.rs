@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::{free_port, wait_until};
 
 /// A program of Mosquitto's, or a loud way out.
@@ -55,6 +57,14 @@ impl Mosquitto {
             TcpStream::connect(address).is_ok()
         });
         running
+    }
+}
+
+impl Mosquitto {
+    /// Lets it read its files again.
+    pub fn hang_up(&self) {
+        let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        kill_process(id.expect("it is a process id"), Signal::HUP).expect("it is our child");
     }
 }
 

@@ -6,11 +6,13 @@
 
 use std::sync::Arc;
 
+use nightjar_acl::Identity;
 use nightjar_codec::packet::PublishRef;
 use nightjar_codec::topic::parse_shared;
+use nightjar_storage::StoredMessage;
 
-use super::Shard;
 use super::reload::renewed;
+use super::{Shard, Shared};
 use crate::authorization::{Authorization, address_of, security_of};
 use crate::clock::Now;
 use crate::identity::{ConnectionId, SessionId};
@@ -253,6 +255,27 @@ impl Shard {
             return true;
         }
         self.deliver_to(now, message, id, grant)
+    }
+}
+
+impl Shared {
+    /// Whether the rules in force let its publisher publish what is retained: at some listener, for nobody knows any more where it
+    /// came in. Rules that ask for more than names cannot be asked of somebody who may be gone.
+    pub(super) fn may_still_publish(&self, message: &StoredMessage) -> bool {
+        let Some(client_id) = message.publisher.as_deref() else {
+            return true;
+        };
+        if !self.settings.check_retain_source || self.authorization.is_off() {
+            return true;
+        }
+        let user = message.publisher_user.as_deref();
+        self.settings.listeners.iter().any(|listener| {
+            let rules = self.authorization.rules_for(&self.settings, listener);
+            rules.is_none_or(|rules| {
+                !rules.ask_for_names_only()
+                    || rules.may_publish(&Identity::new(user, client_id), &message.topic)
+            })
+        })
     }
 }
 

@@ -225,6 +225,7 @@ impl Shard {
             if self.sinks.journal.enabled && is_owned {
                 self.name_for_store(message);
             }
+            self.name_publisher(message);
             self.retain(now, message);
         }
         // D17: only now. A SUBSCRIBE that did not see what was retained above is in the index.
@@ -321,10 +322,16 @@ impl Shard {
     /// Gives the message an identity for the store. Before anything keeps it.
     fn name_for_store(&self, message: &mut MessageRef<'_>) {
         message.message_id = self.shared.exchange.next_message_id();
-        message.publisher_client_id = message
-            .publisher
-            .and_then(|id| self.sessions.get(id.slot, id.generation))
-            .map(|session| Arc::clone(&session.client_id));
+        self.name_publisher(message);
+    }
+
+    fn name_publisher(&self, message: &mut MessageRef<'_>) {
+        let publisher = message.publisher;
+        let session = publisher.and_then(|id| self.sessions.get(id.slot, id.generation));
+        message.publisher_client_id = session.map(|session| Arc::clone(&session.client_id));
+        if message.retain {
+            message.publisher_user = session.and_then(|session| session.user.clone());
+        }
     }
 
     fn acknowledge(

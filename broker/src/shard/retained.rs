@@ -116,7 +116,8 @@ impl Shard {
             );
             left -= found.len().min(left);
             for mut message in found {
-                if !session.may_receive(&message.topic) {
+                if !session.may_receive(&message.topic) || !self.shared.may_still_publish(&message)
+                {
                     self.sinks.counters.deliveries_denied += 1;
                     continue;
                 }

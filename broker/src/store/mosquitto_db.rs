@@ -86,6 +86,7 @@ struct Message {
     qos: u8,
     retain: bool,
     publisher: String,
+    user: String,
 }
 
 /// A message in the hands of a client: on its way to it, or received from it and not released.
@@ -241,7 +242,7 @@ fn message(chunk: &mut Bytes<'_>) -> Option<Message> {
     let qos = chunk.u8()?;
     let retain = chunk.u8()? != 0;
     let publisher = chunk.text(publisher_length)?;
-    let _user = chunk.text(user_length)?;
+    let user = chunk.text(user_length)?;
     let topic = chunk.text(topic_length)?;
     let payload = chunk.take(usize::try_from(payload_length).ok()?)?.to_vec();
     let properties = if chunk.0.is_empty() {
@@ -259,14 +260,16 @@ fn message(chunk: &mut Bytes<'_>) -> Option<Message> {
         qos,
         retain,
         publisher,
+        user,
     })
 }
 
 fn old_message(chunk: &mut Bytes<'_>, format: u32) -> Option<Message> {
     let store_id = chunk.u64()?;
     let publisher = chunk.counted_text()?;
+    let mut user = String::new();
     if format == 4 {
-        let _user = chunk.counted_text()?;
+        user = chunk.counted_text()?;
         let _port = chunk.u16()?;
     }
     let _packet_ids = (chunk.u16()?, chunk.u16()?);
@@ -283,6 +286,7 @@ fn old_message(chunk: &mut Bytes<'_>, format: u32) -> Option<Message> {
         qos,
         retain,
         publisher,
+        user,
     })
 }
 

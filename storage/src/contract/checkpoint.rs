@@ -766,6 +766,7 @@ fn every_field_of_every_record_is_kept<E: Subject>(mut engine: E) {
         expires_at: Some(0),
         sequence: 77,
         publisher: Some("p".into()),
+        publisher_user: Some("u".into()),
     });
     let full_entry = OwnerEntry {
         owner: Owner::session("a"),

@@ -403,6 +403,7 @@ impl Import {
             expires_at: line.expires_at,
             sequence: line.retain_sequence,
             publisher: line.publisher,
+            publisher_user: line.publisher_user,
         };
         let mut holders = HashSet::new();
         let mut listed: Vec<(OwnerNumber, u64, OwnerEntry)> = Vec::new();
@@ -497,6 +498,7 @@ impl Import {
             expires_at: line.expires_at,
             sequence: line.retain_sequence,
             publisher: line.publisher,
+            publisher_user: line.publisher_user,
         };
         self.store.message_id_max = self.store.message_id_max.max(message.message_id);
         self.row.clear();

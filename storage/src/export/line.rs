@@ -112,6 +112,8 @@ pub(super) struct Message {
     pub(super) expires_at: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) publisher: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) publisher_user: Option<Box<str>>,
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) retain_sequence: u64,
     pub(super) properties: Encoded,
@@ -180,6 +182,8 @@ pub(super) struct Retained {
     pub(super) expires_at: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) publisher: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) publisher_user: Option<Box<str>>,
     pub(super) retain_sequence: u64,
     pub(super) properties: Encoded,
     pub(super) payload: Encoded,

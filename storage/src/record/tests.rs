@@ -27,7 +27,8 @@ proptest! {
             retain: flags.1,
             expires_at: numbers.2,
             sequence: numbers.1,
-            publisher: text.1.map(Into::into),
+            publisher: text.1.clone().map(Into::into),
+            publisher_user: text.1.map(Into::into),
         };
         let mut owner = 0;
         let entries: Vec<(u64, u64, OwnerEntry)> = owners
@@ -207,6 +208,7 @@ fn samples() -> Vec<(Tag, Vec<u8>, Vec<u8>)> {
         expires_at: Some(5),
         sequence: 6,
         publisher: Some("p".into()),
+        publisher_user: Some("u".into()),
     });
     let entry = OwnerEntry {
         owner: Owner::session("a"),

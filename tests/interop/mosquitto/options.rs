@@ -5,7 +5,10 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use harness::{Broker, Client, Connect, Mosquitto, TemporaryDirectory, packet, program};
+use harness::{
+    Broker, Client, Connect, Mosquitto, TemporaryDirectory, packet, program, wait_until,
+};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// What the subscriber sends, then what the publisher does.
 type Step = (Vec<u8>, Vec<u8>);
@@ -139,4 +142,112 @@ fn max_inflight_bytes_holds_back_what_comes_when_as_many_are_on_their_way() {
         let ours = play(broker.address(), &steps, Some(&expected));
         assert_eq!(ours, expected, "{lines}");
     }
+}
+
+/// What is retained for `v`: topics, in their order.
+fn retained(address: SocketAddr) -> Vec<String> {
+    let mut client = named(address, "v");
+    client.send(&packet("82", "m1 s'#' 00"));
+    client.send(&[0xc0, 0]);
+    let publishes = until_pingresp(&mut client).into_iter().skip(1);
+    let mut topics: Vec<String> = publishes
+        .map(|packet| String::from_utf8_lossy(&packet[4..4 + usize::from(packet[3])]).into_owned())
+        .collect();
+    topics.sort();
+    topics
+}
+
+/// A client with this id and user name.
+fn named(address: SocketAddr, name: &str) -> Client {
+    let mut client = Client::open_at(address);
+    client.send(&Connect::v4(name).username(name).bytes());
+    client.expect("20 02 00 00");
+    client
+}
+
+/// Its publisher loses the right to it, and gets it back: (then, and after that).
+fn retained_over_reloads(
+    address: SocketAddr,
+    rules: &std::path::Path,
+    reload: impl Fn(),
+) -> [Vec<String>; 2] {
+    let mut publisher = named(address, "u");
+    publisher.send(&all(&[("31", "s'lost' 'x'"), ("31", "s'kept' 'x'")]));
+    publisher.expect_nothing_until_pingresp();
+    let mut other = named(address, "w");
+    other.send(&all(&[("31", "s'mark/1' 'x'"), ("31", "s'mark/2' 'x'")]));
+    other.expect_nothing_until_pingresp();
+    assert_eq!(retained(address), ["kept", "lost"]);
+    [(1, "write kept"), (2, "write #")].map(|(mark, right)| {
+        let text = format!(
+            "user u\ntopic {right}\nuser v\ntopic read lost\ntopic read kept\ntopic read mark/{mark}\nuser w\ntopic write mark/#\n"
+        );
+        fs::write(rules, text).unwrap();
+        reload();
+        let mark = format!("mark/{mark}");
+        let mut told = Vec::new();
+        wait_until("it is in force", Duration::from_secs(10), || {
+            told = retained(address);
+            told.contains(&mark)
+        });
+        told
+    })
+}
+
+const RULES: &str =
+    "user u\ntopic write #\nuser v\ntopic read lost\ntopic read kept\nuser w\ntopic write mark/#\n";
+
+#[test]
+fn a2_what_is_retained_is_hidden_while_its_publisher_may_not_publish_it_as_mosquitto_does() {
+    let Some(mosquitto) = program("mosquitto") else {
+        return;
+    };
+    for (value, hidden) in [("true", true), ("false", false)] {
+        let directory = TemporaryDirectory::new("retain-source");
+        fs::create_dir(directory.path()).unwrap();
+        let rules = directory.path().join("acl");
+        fs::write(&rules, RULES).unwrap();
+        let lines = format!(
+            "allow_anonymous true\ncheck_retain_source {value}\nacl_file {}",
+            rules.display()
+        );
+        let reference = Mosquitto::start(&mosquitto, directory.path(), &lines);
+        let expected = retained_over_reloads(reference.address, &rules, || reference.hang_up());
+        assert_eq!(expected[0].contains(&"lost".to_owned()), !hidden);
+        fs::write(&rules, RULES).unwrap();
+        let text = format!("user root\nlistener {{port}} 127.0.0.1\n{lines}\n");
+        let broker = Broker::options().mosquitto_conf(&text).start();
+        let process = i32::try_from(broker.process_id().unwrap()).unwrap();
+        let process = Pid::from_raw(process).unwrap();
+        let ours = retained_over_reloads(broker.address(), &rules, || {
+            kill_process(process, Signal::HUP).unwrap();
+        });
+        assert_eq!(ours, expected, "check_retain_source {value}");
+    }
+}
+
+/// Who published it is known after a restart, too.
+#[test]
+fn a2_what_is_retained_stays_hidden_over_a_restart() {
+    let directory = TemporaryDirectory::new("retain-restart");
+    fs::create_dir(directory.path()).unwrap();
+    let rules = directory.path().join("acl");
+    let start = |text: &str| {
+        fs::write(&rules, text).unwrap();
+        let text = format!(
+            "user root\nlistener {{port}} 127.0.0.1\nallow_anonymous true\nacl_file {}\npersistence true\n\
+             persistence_location {}\n",
+            rules.display(),
+            directory.text()
+        );
+        Broker::options().mosquitto_conf(&text).start()
+    };
+    let mut broker = start("user u\ntopic write #\nuser v\ntopic read #\n");
+    let mut publisher = named(broker.address(), "u");
+    publisher.send(&all(&[("33", "s'a' m1 'x'"), ("33", "s'b' m2 'x'")]));
+    publisher.expect("40 02 00 01");
+    publisher.expect("40 02 00 02");
+    assert_eq!(broker.terminate().code(), Some(0));
+    let broker = start("user u\ntopic write b\nuser v\ntopic read #\n");
+    assert_eq!(retained(broker.address()), ["b"]);
 }

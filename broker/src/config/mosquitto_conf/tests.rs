@@ -655,6 +655,7 @@ fn a_migrated_file_has_the_same_settings() {
         ("global_max_connections", "8"),
         ("persistent_client_expiration", "14d"),
         ("retain_available", "false"),
+        ("check_retain_source", "false"),
         ("persistence", "true"),
         ("persistence_location", "/p q\"'\\"),
         ("connection_messages", "false"),

@@ -376,6 +376,7 @@ pub(super) const KEYS: &[Key<Settings>] = &[
         BYTES_MAX,
         "retain_available = false turns retained messages off"
     ),
+    switch!(check_retain_source),
     switch!(persistence),
     Key {
         name: "data_directory",

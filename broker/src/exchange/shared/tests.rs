@@ -97,6 +97,7 @@ fn what_a_member_leaves_goes_to_another_in_front_of_what_waits() {
         expires_at: None,
         sequence: 0,
         publisher: None,
+        publisher_user: None,
     });
     assert!(
         group

@@ -358,6 +358,9 @@ fn message_line(message_id: u64, message: &Message) -> Map<String, Value> {
     }
     if !message.publisher.is_empty() && validate_client_id(&message.publisher).is_ok() {
         put("publisher", message.publisher.as_str().into());
+        if message.retain && !message.user.is_empty() {
+            put("publisher_user", message.user.as_str().into());
+        }
     }
     let properties = STANDARD.encode(forwardable(&message.properties));
     put("properties", properties.into());

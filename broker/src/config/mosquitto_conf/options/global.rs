@@ -292,13 +292,15 @@ pub(super) const OPTIONS: &[Opt] = &[
             ))
         }
     ),
-    global!("check_retain_source", Kind::Switch, "", |_, given| {
-        Ok(if given.on() {
-            Fate::Same
-        } else {
-            Fate::ignored("who may retain is decided when the message is published")
-        })
-    }),
+    global!(
+        "check_retain_source",
+        Kind::Switch,
+        "check_retain_source",
+        |draft, given| {
+            draft.settings.check_retain_source = given.on();
+            SAME
+        }
+    ),
     // What survives.
     global!(
         "persistence",
