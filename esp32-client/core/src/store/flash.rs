@@ -162,6 +162,8 @@ impl<F: NorFlash> FlashRing<F> {
                 }
                 offset = record.end;
             }
+            // A value may end in bytes that look erased.
+            sector.end = sector.end.max(offset);
             if let Some(slot) = self.sectors.get_mut(place) {
                 *slot = Some(sector);
             }
