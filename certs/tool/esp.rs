@@ -138,9 +138,10 @@ pub(crate) fn write(
     ))
 }
 
-/// Brings the DER files of a device up to date, if it has some; what contains the key as text is made by `device --esp` only.
+/// Brings what a chip gets up to date, if there is some: what is of the certificate and its key, and nothing else.
 pub(crate) fn renew(
     place: &Place,
+    authority: &Authority,
     id: &str,
     issued: &Certificate,
     new_key: Option<&KeyPair>,
@@ -156,24 +157,75 @@ pub(crate) fn renew(
     }
     let path = directory.join("certificate.der");
     place::write(&path, issued.der(), Readers::Everybody, over)?;
-    renew_blob(&directory.join(PROVISIONING), issued, new_key)?;
-    Ok(format!(
-        "{} and provisioning.bin are new, too; config.toml and nightjar_device.h beside them are as they were.\n",
-        path.display()
-    ))
+    let mut texts = vec![("NIGHTJAR_CERTIFICATE", issued.pem() + authority.chain())];
+    texts.extend(new_key.map(|key| ("NIGHTJAR_KEY", key.serialize_pem())));
+    renew_header(&directory.join("nightjar_device.h"), &texts)?;
+    let config = directory.join("config.toml");
+    renew_config(&config, issued)?;
+    // Last: it has what is in the others.
+    let config = fs::read(config).ok();
+    renew_blob(&directory.join(PROVISIONING), issued, new_key, config)?;
+    Ok(format!("What is in {} is new, too.\n", directory.display()))
+}
+
+/// Puts other texts in the place of some, and leaves everything else as somebody may have changed it.
+fn renew_header(path: &Path, texts: &[(&str, String)]) -> Result<(), Fault> {
+    let Ok(mut header) = fs::read_to_string(path) else {
+        return Ok(());
+    };
+    for (name, text) in texts {
+        let begin = format!("#define {name} \\\n");
+        let Some(start) = header.find(&begin) else {
+            continue;
+        };
+        let rest = header.get(start + begin.len()..).unwrap_or_default();
+        // Each line of a text but its last ends with a backslash.
+        let lines = rest.split_inclusive('\n');
+        let old: usize = lines
+            .scan(true, |goes_on, line| {
+                let is_of_it = *goes_on;
+                *goes_on = line.trim_end().ends_with('\\');
+                is_of_it.then_some(line.len())
+            })
+            .sum();
+        let end = start + begin.len() + old;
+        header.replace_range(start..end, &format!("{begin}  {}\n", lines_of(text)?));
+    }
+    place::write(path, header.as_bytes(), Readers::Owner, Over::Anything)
+}
+
+fn renew_config(path: &Path, issued: &Certificate) -> Result<(), Fault> {
+    let Ok(config) = fs::read_to_string(path) else {
+        return Ok(());
+    };
+    let own = Facts::from_der(issued.der()).map_err(Fault::refused)?;
+    let lines = config.lines().map(|line| match line.split_once('=') {
+        Some((name, _)) if name.trim() == "certificate_sha256" => {
+            format!("certificate_sha256 = \"{}\"\n", own.certificate_sha256)
+        }
+        _ => format!("{line}\n"),
+    });
+    let text: String = lines.collect();
+    place::write(path, text.as_bytes(), Readers::Everybody, Over::Anything)
 }
 
 /// One that is not there is not missed: devices have been made without.
-fn renew_blob(path: &Path, issued: &Certificate, new_key: Option<&KeyPair>) -> Result<(), Fault> {
+fn renew_blob(
+    path: &Path,
+    issued: &Certificate,
+    new_key: Option<&KeyPair>,
+    config: Option<Vec<u8>>,
+) -> Result<(), Fault> {
     let Ok(old) = fs::read(path) else {
         return Ok(());
     };
     let damaged = || Fault::file(path, "this is no provisioning.bin");
     let mut entries = provisioning::read(&old).ok_or_else(damaged)?;
     for (kind, value) in &mut entries {
-        match (*kind, new_key) {
-            (provisioning::CERTIFICATE, _) => *value = issued.der().to_vec(),
-            (provisioning::KEY, Some(key)) => *value = key.serialize_der(),
+        match (*kind, new_key, &config) {
+            (provisioning::CERTIFICATE, ..) => *value = issued.der().to_vec(),
+            (provisioning::KEY, Some(key), _) => *value = key.serialize_der(),
+            (provisioning::CONFIG, _, Some(config)) => value.clone_from(config),
             _ => {}
         }
     }
@@ -192,15 +244,6 @@ fn toml_of(config: &Config<'_>) -> Result<String, Fault> {
 
 /// Texts of JSON are texts of C, as long as they are plain.
 fn header(config: &Config<'_>, root: &str, certificate: &str, key: &str) -> Result<String, Fault> {
-    let quoted =
-        |text: &str| serde_json::to_string(text).map_err(|error| Fault::refused(error.to_string()));
-    let lines = |pem: &str| -> Result<String, Fault> {
-        let lines: Vec<String> = pem
-            .lines()
-            .map(|line| quoted(&format!("{line}\n")))
-            .collect::<Result<_, _>>()?;
-        Ok(lines.join(" \\\n  "))
-    };
     Ok(format!(
         "/* The device {id}, for its own firmware. It contains the device's private key: keep it secret. */\n\
          #pragma once\n\
@@ -217,11 +260,24 @@ fn header(config: &Config<'_>, root: &str, certificate: &str, key: &str) -> Resu
         quoted(config.tenant.unwrap_or_default())?,
         quoted(config.broker_host)?,
         config.broker_port,
-        lines(root)?,
-        lines(certificate)?,
-        lines(key)?,
+        lines_of(root)?,
+        lines_of(certificate)?,
+        lines_of(key)?,
         id = config.device_id,
     ))
+}
+
+fn quoted(text: &str) -> Result<String, Fault> {
+    serde_json::to_string(text).map_err(|error| Fault::refused(error.to_string()))
+}
+
+/// A text of several lines, as C has it.
+fn lines_of(pem: &str) -> Result<String, Fault> {
+    let lines: Vec<String> = pem
+        .lines()
+        .map(|line| quoted(&format!("{line}\n")))
+        .collect::<Result<_, _>>()?;
+    Ok(lines.join(" \\\n  "))
 }
 
 const PROVISIONING: &str = "provisioning.bin";

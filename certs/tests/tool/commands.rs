@@ -188,6 +188,39 @@ fn a_certificate_is_replaced_with_a_time_of_grace_and_then_it_is_void() {
 }
 
 #[test]
+fn what_a_chip_gets_is_renewed_and_what_somebody_has_added_stays() {
+    for init in [&[][..], &["--issuing"]] {
+        let world = World::inhabited(init);
+        world.run(&["device", "a", "--esp"]);
+        let text = |name: &str| String::from_utf8(world.read(name)).unwrap();
+        let add = |name: &str, line: &str| {
+            fs::write(world.path(name), format!("{}{line}", text(name))).unwrap();
+        };
+        add("esp/a/nightjar_device.h", "#define MINE 1\n");
+        add("esp/a/config.toml", "pin = 13\n");
+        let (old_certificate, old_key) = (text("devices/a.crt"), text("devices/a.key"));
+        world.run(&["renew", "a"]);
+        world.run(&["renew", "a", "--new-key"]);
+        let header = text("esp/a/nightjar_device.h");
+        let has = |pem: &str| {
+            let quoted = pem.lines().map(|line| format!("\"{line}\\n\""));
+            header.contains(&quoted.collect::<Vec<String>>().join(" \\\n  "))
+        };
+        assert!(has(&text("devices/a.crt")) && has(&text("devices/a.key")) && has(&text("ca.crt")));
+        assert!(!has(&old_certificate) && !has(&old_key));
+        assert!(header.ends_with("#define MINE 1\n") && header.matches("#define").count() == 9);
+        let config = text("esp/a/config.toml");
+        let sha256 = world.run(&["fingerprint", "a"]);
+        let sha256 = sha256.lines().next().unwrap().rsplit_once(' ').unwrap().1;
+        assert!(
+            config.contains(&format!("certificate_sha256 = \"{sha256}\"\n")),
+            "{config}"
+        );
+        assert!(config.ends_with("pin = 13\n"));
+    }
+}
+
+#[test]
 fn a_certificate_is_renewed_without_its_key() {
     let world = World::inhabited(&[]);
     fs::remove_file(world.path("devices/gauge-7.key")).unwrap();

@@ -126,7 +126,7 @@ pub(crate) fn renew(place: &Place, asked: &Renew, now: Timestamp) -> Result<Stri
     issue::write_pair(place, &authority, &subject, &issued, new_key.as_ref(), over)?;
     revoke::keep_fresh(place, &authority, &index, now)?;
     if old.kind == Kind::Device {
-        report += &esp::renew(place, &old.id, &issued, new_key.as_ref())?;
+        report += &esp::renew(place, &authority, &old.id, &issued, new_key.as_ref())?;
     }
     Ok(report)
 }

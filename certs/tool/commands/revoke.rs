@@ -33,7 +33,7 @@ pub(crate) fn revoke(place: &Place, asked: &Revoke, now: Timestamp) -> Result<St
         report = format!("{} has no certificate that is still valid.\n", asked.which);
     }
     report += &format!(
-        "{} says so to the broker, which reads it at a reload (SIGHUP); it is valid until {}.\n",
+        "{} says so to the broker, which sees within two seconds that it has changed; it is valid until {}.\n",
         place.revocation_list().display(),
         day(next)
     );
