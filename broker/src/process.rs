@@ -178,6 +178,11 @@ pub fn becoming(run_as: &RunAs) -> Result<Option<Becoming>, ProcessError> {
 }
 
 impl Becoming {
+    /// By name, or by number where it has none.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Gives up root for good: groups, group and user. To be called before the second thread.
     pub fn become_user(&self) -> Result<(), ProcessError> {
         let groups = match &self.account {

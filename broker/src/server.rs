@@ -1,7 +1,10 @@
 //! From settings to a broker that runs, and from a signal to one that has stopped.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
@@ -30,7 +33,7 @@ use crate::identity::ShardId;
 use crate::listener::Activated;
 use crate::logging;
 use crate::metrics::Metrics;
-use crate::process::{self, Notice, PidFile, ProcessError};
+use crate::process::{self, Becoming, Notice, PidFile, ProcessError};
 use crate::reload::Reloader;
 use crate::session::authenticate::{ChallengeMethod, Method, Methods};
 use crate::settings::{Endpoint, Settings};
@@ -109,6 +112,7 @@ async fn serve(start: Start) -> Result<(), ServerError> {
         Some(becoming) => {
             logging::give_files_to(becoming.user, becoming.group);
             becoming.become_user().map_err(ServerError::Process)?;
+            warn_of_unreadable(&settings, start.config_file.as_deref(), &becoming);
         }
         None => process::warn_of_root(),
     }
@@ -434,6 +438,37 @@ fn finish(store: &RedbEngine) -> Result<(), ServerError> {
             Err(ServerError::Store(StorageError::Failed { reason }))
         }
         JournalStatus::Durable(_) => Ok(()),
+    }
+}
+
+/// Whoever was root has read everything, and cannot again: better said at the start than when a reload is refused.
+fn warn_of_unreadable(settings: &Settings, config_file: Option<&Path>, becoming: &Becoming) {
+    let mut files: BTreeSet<&Path> = config_file.into_iter().collect();
+    let listeners = || settings.listeners.iter();
+    let security = listeners().filter_map(|listener| listener.security.as_ref());
+    for security in security.chain([&settings.security]) {
+        files.extend(security.password_file.as_deref());
+        files.extend(security.acl_file.as_deref());
+    }
+    for tls in listeners().filter_map(|listener| listener.tls.as_ref()) {
+        let paths = [
+            &tls.certificate_file,
+            &tls.key_file,
+            &tls.ca_file,
+            &tls.crl_file,
+        ];
+        files.extend(paths.into_iter().filter_map(|path| path.as_deref()));
+    }
+    for file in files {
+        if let Err(error) = File::open(file)
+            && error.kind() == io::ErrorKind::PermissionDenied
+        {
+            tracing::warn!(
+                "User {} cannot read {}: every reload will be refused until that is changed, with chown for example.",
+                becoming.name(),
+                file.display()
+            );
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use harness::binary;
@@ -60,4 +61,42 @@ fn r20_refusals_do_not_flood_the_log_and_what_is_left_out_is_counted() {
     let lines = log.matches("disconnected, not authorised").count();
     assert_eq!(lines, 20);
     assert!(log.contains(": Warning: 280 more lines"), "{log}");
+}
+
+/// Root reads everything; who it becomes may not, and a reload is refused.
+#[test]
+fn files_that_the_new_user_cannot_read_are_warned_of_at_the_start() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("NOT PROVED: only root can become somebody else");
+        return;
+    }
+    let world = World::new("");
+    let at = |name: &str| world.directory.path().join(name);
+    fs::set_permissions(world.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    for (name, mode) in [("passwd", 0o600), ("acl", 0o644)] {
+        fs::write(at(name), "").unwrap();
+        fs::set_permissions(at(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let conf = at("mosquitto.conf");
+    let text = format!(
+        "user nobody\nlistener {} 127.0.0.1\npassword_file {}\nacl_file {}\n",
+        world.port,
+        at("passwd").display(),
+        at("acl").display()
+    );
+    fs::write(&conf, text).unwrap();
+    fs::set_permissions(&conf, fs::Permissions::from_mode(0o644)).unwrap();
+    let mut broker = harness::Running::alone(Command::new(binary()).arg("-c").arg(&conf));
+    let log = broker.wait_for(" running");
+    let warning = format!(
+        "User nobody cannot read {}: every reload",
+        at("passwd").display()
+    );
+    assert!(log.contains(&warning), "{log}");
+    assert_eq!(log.matches("cannot read").count(), 1, "{log}");
+    broker.signal("-HUP");
+    broker.wait_for("The config was not reloaded: everything stays as it was.");
+    fs::set_permissions(at("passwd"), fs::Permissions::from_mode(0o644)).unwrap();
+    broker.signal("-HUP");
+    broker.wait_for("Config reloaded.");
 }

@@ -84,7 +84,7 @@ fn lines_of(broker: &Path) -> Vec<String> {
     let port = free_port();
     let conf = directory.path().join("mosquitto.conf");
     let text = format!(
-        "listener {port} 127.0.0.1\nallow_anonymous true\nlog_dest syslog\nlog_facility 1\n"
+        "user root\nlistener {port} 127.0.0.1\nallow_anonymous true\nlog_dest syslog\nlog_facility 1\n"
     );
     fs::write(&conf, text).unwrap();
     let mut command = unshared(

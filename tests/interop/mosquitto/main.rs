@@ -7,3 +7,4 @@ mod options;
 mod process;
 mod rules;
 mod sys;
+mod takeover;

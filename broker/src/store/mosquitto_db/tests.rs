@@ -91,6 +91,39 @@ fn a_damaged_file_is_refused_or_read() {
     assert!(matches!(convert(cut, NOW), Err(Fault::Broken { .. })));
 }
 
+/// Mosquitto 1.6 wrote what 2.0 writes, but for the listener and the user of a client.
+#[test]
+fn format_5_is_format_6_without_users() {
+    let mut file = FORMAT_6[..MAGIC.len() + 8].to_vec();
+    *file.last_mut().unwrap() = 5;
+    let mut rest = &FORMAT_6[MAGIC.len() + 8..];
+    while let Some((head, after)) = rest.split_at_checked(8) {
+        let length = u32::from_be_bytes(head[4..].try_into().unwrap()) as usize;
+        let (body, after) = after.split_at(length);
+        rest = after;
+        let mut body = body.to_vec();
+        if head[3] == 6 {
+            let id_length = usize::from(u16::from_be_bytes([body[14], body[15]]));
+            body.drain(16..24);
+            body.truncate(16 + id_length);
+        }
+        file.extend_from_slice(&head[..4]);
+        file.extend(u32::try_from(body.len()).unwrap().to_be_bytes());
+        file.extend(body);
+    }
+    let without_users = |mut lines: Vec<Value>| {
+        for line in &mut lines {
+            if line["type"] == "session" {
+                line.as_object_mut().unwrap().remove("user");
+            }
+        }
+        lines
+    };
+    let expected = without_users(lines_of(FORMAT_6, NOW));
+    assert_eq!(without_users(lines_of(&file, NOW)), expected);
+    assert!(expected.len() > 5);
+}
+
 #[test]
 fn formats_3_and_4_have_their_texts_behind_their_lengths() {
     for format in [3_u8, 4] {
