@@ -87,3 +87,41 @@ impl NorFlash for FileFlash {
 
 /// What an ESP32 erases at a time.
 pub const SECTOR_BYTES: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use nightjar_esp32_core::{FlashRing, Sequence, Store};
+
+    use super::*;
+
+    #[test]
+    fn a_ring_in_a_file_is_there_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("readings");
+        let open = || FlashRing::open(FileFlash::open(&path, 4).unwrap()).unwrap();
+        let mut ring = open();
+        ring.append(b"one").unwrap();
+        ring.append(b"two").unwrap();
+        ring.release(Sequence::FIRST).unwrap();
+        drop(ring);
+        let mut ring = open();
+        let mut value = Vec::new();
+        // A release may be forgotten, a record not.
+        ring.read(Sequence::new(2), &mut value).unwrap();
+        assert_eq!(value, b"two");
+        assert_eq!(ring.next_sequence(), Sequence::new(3));
+    }
+
+    #[test]
+    fn writing_sets_no_bit_that_was_cleared() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut flash = FileFlash::open(&folder.path().join("flash"), 2).unwrap();
+        flash.write(0, &[0x0f; 4]).unwrap();
+        flash.write(0, &[0xf0; 4]).unwrap();
+        let mut cells = [0xaa; 4];
+        flash.read(0, &mut cells).unwrap();
+        assert_eq!(cells, [0; 4]);
+        assert!(flash.write(2, &[0; 4]).is_err(), "not aligned");
+        assert!(flash.read(2 * 4096, &mut cells).is_err(), "behind its end");
+    }
+}

@@ -66,3 +66,35 @@ fn value_of(text: &str) -> Value {
         _ => Value::from(text),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_sensors_and_pins() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("b", "21.5\n"),
+            ("a", "true"),
+            ("c", "open\nmore"),
+            ("d", "-3"),
+            ("e", ""),
+        ] {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        let mut pins = Pins::new(Some(folder.path().to_owned()));
+        pins.digital_write(4, true).unwrap();
+        assert_eq!(
+            fs::read_to_string(folder.path().join("pin-4")).unwrap(),
+            "1\n"
+        );
+        let expected = [
+            ("a".to_owned(), Value::Switch(true)),
+            ("b".to_owned(), Value::Number(21.5)),
+            ("c".to_owned(), Value::from("open")),
+            ("d".to_owned(), Value::Whole(-3)),
+        ];
+        assert_eq!(pins.readings(), expected);
+    }
+}

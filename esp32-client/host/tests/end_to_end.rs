@@ -5,6 +5,8 @@
 
 mod world;
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 use world::{Running, World, wait_for};
 
@@ -143,9 +145,12 @@ fn readings_go_on_while_the_broker_is_killed_and_none_is_lost() {
         assert_eq!(device.wait(), 0, "{}", device.log());
         wait_for("the last reading", || seen(&watchers).contains(&count));
         let numbers = seen(&watchers);
+        // A number that comes twice is the same reading twice.
+        let lines: BTreeSet<String> = watchers.iter().flat_map(Running::messages).collect();
+        assert_eq!(u64::try_from(lines.len()).unwrap(), count, "MQTT {mqtt}");
         let mut first_times = numbers.clone();
         first_times.dedup();
-        let mut known = std::collections::BTreeSet::new();
+        let mut known = BTreeSet::new();
         first_times.retain(|number| known.insert(*number));
         let expected: Vec<u64> = (1..=count).collect();
         assert_eq!(first_times, expected, "order and completeness, MQTT {mqtt}");
