@@ -97,4 +97,6 @@ const OWN: &[&str] = &[
     "Received CONNECT from ",
     "Denied PUBLISH from ",
     "Shutting down (SIGTERM).",
+    // When its certificate ends.
+    "Listener ",
 ];
