@@ -147,7 +147,9 @@ async fn open(worker: &Rc<RefCell<Worker>>, arrival: Arrival) {
             transport,
             peer,
             unread,
+            client: by_proxy,
         })) => {
+            let client = by_proxy.or(client);
             let _panic_stops = PanicStops;
             let arrival = Arrival {
                 transport,

@@ -235,7 +235,7 @@ fn listeners(settings: &Settings) -> String {
         let tls = listener.tls.as_ref();
         let mut told = json!({
             "protocol": protocol,
-            "tls": tls.is_some(),
+            "tls": listener.speaks_tls(),
             "mtls": tls.is_some_and(|tls| tls.require_certificate),
             "allow_anonymous": allows_anonymous(settings, listener),
         });

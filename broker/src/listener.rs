@@ -166,7 +166,11 @@ pub fn open(
 
 /// What is asked for and cannot be had is refused: nobody may speak in plain who was promised more.
 pub fn check_is_served(listener: &ListenerSettings) -> io::Result<()> {
-    let missing = if listener.tls.is_some() && listener.proxy_protocol.is_some() {
+    let has_files = listener
+        .tls
+        .as_ref()
+        .is_some_and(|tls| tls.certificate_file.is_some());
+    let missing = if has_files && listener.proxy_protocol.is_some() {
         "a listener has either TLS or a PROXY header before it; the proxy in front speaks TLS"
     } else if listener.protocol == ListenerProtocol::HttpApi && listener.proxy_protocol.is_some() {
         "http_api is not served behind a PROXY header; leave proxy_protocol out"
@@ -343,7 +347,7 @@ async fn accept_all(
         };
         // A reload has made this socket another one's, and this task has not heard of it yet. Never in plain what is to have TLS.
         let is_http = listener.protocol == ListenerProtocol::HttpApi;
-        if is_http || listener.tls.is_some() != tls.is_some() {
+        if is_http || listener.speaks_tls() != tls.is_some() {
             return;
         }
         if let Some(limit) = full(&settings, listener, &directory, &counts) {

@@ -87,6 +87,18 @@ impl Identity {
         })
     }
 
+    /// By the common name of a certificate that a proxy has verified.
+    pub fn by_proxy(common_name: &[u8]) -> Result<Self, IdentityFault> {
+        let name = of_one(std::str::from_utf8(common_name).ok())?;
+        Ok(Self {
+            subject: format!("CN={}", escaped(&name)).into(),
+            common_name: Some(name),
+            dns_names: Vec::new(),
+            uris: Vec::new(),
+            serial: Box::default(),
+        })
+    }
+
     /// Subject Alternative Names of both kinds.
     pub fn alternative_names(&self) -> impl Iterator<Item = &str> {
         let all = self.dns_names.iter().chain(&self.uris);

@@ -79,7 +79,8 @@ impl Current {
         settings: &Settings,
         before: Option<&Self>,
     ) -> Result<Option<Next>, LoadError> {
-        let Some(tls) = &listener.tls else {
+        let tls = listener.tls.as_ref();
+        let Some(tls) = tls.filter(|_| listener.speaks_tls()) else {
             return Ok(None);
         };
         let files = files_of(tls);

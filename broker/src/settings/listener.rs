@@ -49,7 +49,7 @@ pub struct ListenerSettings {
     pub websocket_origins: Vec<Box<str>>,
     /// Directory of files that an `http_api` listener serves.
     pub http_directory: Option<PathBuf>,
-    /// TLS on this listener; `None` = plain.
+    /// TLS on this listener; `None` = plain. See `speaks_tls`.
     pub tls: Option<TlsSettings>,
     /// Who may come in; `None` = as the broker's own `security` says.
     pub security: Option<SecuritySettings>,
@@ -208,6 +208,11 @@ impl ListenerSettings {
 }
 
 impl ListenerSettings {
+    /// Whether TLS is spoken here. Behind a PROXY header the proxy does, and `tls` says what is asked of the certificates it has verified.
+    pub fn speaks_tls(&self) -> bool {
+        self.tls.is_some() && self.proxy_protocol.is_none()
+    }
+
     /// What the listener is called in the log and in metrics.
     pub fn label(&self) -> Box<str> {
         match (&self.name, self.endpoints.first()) {
@@ -247,6 +252,16 @@ impl Default for TlsSettings {
 }
 
 impl TlsSettings {
+    /// What of it has a meaning where a proxy speaks TLS, whose header tells a common name.
+    pub fn behind_a_proxy(&self) -> Self {
+        Self {
+            require_certificate: self.require_certificate,
+            use_identity_as_username: self.use_identity_as_username,
+            bind_client_id: self.bind_client_id,
+            ..Self::default()
+        }
+    }
+
     /// The one name in a client's certificate that the listener goes by.
     pub fn identity_in<'a>(&self, names: &'a Identity) -> Option<&'a str> {
         match self.identity_from {

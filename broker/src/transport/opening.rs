@@ -6,6 +6,9 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+
+use nightjar_certs::{Client, Identity};
 
 use super::proxy::{self, V2_BYTES_MAX};
 use super::upgrade::{self, HEAD_BYTES_MAX, Refusal};
@@ -24,6 +27,8 @@ pub(crate) enum Refused {
     NotAProxy,
     CorruptHeader,
     WithoutTls(Peer),
+    /// No certificate of the client, or one that is no name.
+    Certificate(Peer, String),
     Upgrade(Refusal, Box<Transport>),
     /// The client left.
     Gone,
@@ -35,6 +40,8 @@ pub(crate) struct Opened {
     pub(crate) peer: Peer,
     /// Bytes of MQTT, or of frames already given to the WebSocket.
     pub(crate) unread: Vec<u8>,
+    /// Who the client is by a certificate that a proxy has verified.
+    pub(crate) client: Option<Arc<Client>>,
 }
 
 /// Reads what comes first, and answers it.
@@ -51,6 +58,7 @@ pub(crate) async fn open(
     };
     let socket_peer = peer.clone();
     let mut bytes = Vec::new();
+    let mut client = None;
     if let Some(version) = listener.proxy_protocol {
         if !trusted.is_empty() && !is_trusted(&peer) {
             return Err(Refused::NotAProxy);
@@ -69,12 +77,17 @@ pub(crate) async fn open(
         if listener.proxy_requires_tls && !told.used_tls {
             return Err(Refused::WithoutTls(peer));
         }
+        match certified(listener, &told) {
+            Ok(certified) => client = certified.map(Arc::new),
+            Err(reason) => return Err(Refused::Certificate(peer, reason)),
+        }
     }
     if listener.protocol != ListenerProtocol::WebSocket {
         return Ok(Opened {
             transport,
             peer,
             unread: bytes,
+            client,
         });
     }
     let upgrade = loop {
@@ -112,7 +125,24 @@ pub(crate) async fn open(
         transport,
         peer,
         unread: Vec::new(),
+        client,
     })
+}
+
+/// Who the client is by the certificate that it showed to the proxy.
+fn certified(listener: &ListenerSettings, told: &proxy::Told) -> Result<Option<Client>, String> {
+    let Some(tls) = &listener.tls else {
+        return Ok(None);
+    };
+    if tls.require_certificate && !told.has_certificate {
+        return Err("the proxy has verified none".into());
+    }
+    let Some(name) = &told.common_name else {
+        return Ok(None);
+    };
+    let identity = Identity::by_proxy(name).map_err(|fault| fault.to_string())?;
+    // How long it is valid is the proxy's affair.
+    Ok(Some(Client::named(identity, u64::MAX)))
 }
 
 async fn read_more(
@@ -152,6 +182,9 @@ impl Refused {
             Self::WithoutTls(client) => {
                 format!("Connection from {client} rejected, client did not connect using TLS.")
             }
+            Self::Certificate(client, reason) => format!(
+                "Connection from {client} rejected, its certificate is not accepted: {reason}."
+            ),
             Self::Upgrade(refusal, _) => {
                 format!("Connection from {peer} rejected, {}.", refusal.reason())
             }

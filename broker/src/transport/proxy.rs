@@ -18,6 +18,18 @@ pub(crate) struct Told {
     pub(crate) client: Option<SocketAddr>,
     /// The client's own connection used TLS.
     pub(crate) used_tls: bool,
+    /// The client had a certificate there, which the proxy has verified.
+    pub(crate) has_certificate: bool,
+    /// Its common name.
+    pub(crate) common_name: Option<Box<[u8]>>,
+}
+
+/// What a header of version 2 says of the client's TLS.
+#[derive(Default)]
+struct Ssl {
+    used_tls: bool,
+    has_certificate: bool,
+    common_name: Option<Box<[u8]>>,
 }
 
 /// It is no header that may come here.
@@ -65,6 +77,8 @@ fn read_v1(bytes: &[u8]) -> Result<Option<Told>, Corrupt> {
         length: header.header.len(),
         client,
         used_tls: false,
+        has_certificate: false,
+        common_name: None,
     }))
 }
 
@@ -80,16 +94,16 @@ fn read_v2(bytes: &[u8]) -> Result<Option<Told>, Corrupt> {
         return Ok(None);
     }
     let header = parsed.map_err(|_| Corrupt)?;
-    let mut used_tls = false;
+    let mut ssl = Ssl::default();
     for tlv in header.tlvs() {
         let tlv = tlv.map_err(|_| Corrupt)?;
         if tlv.kind == TLV_SSL {
-            // One byte of flags and the result of the verification; what comes behind it is of the TLS itself.
-            let [flags, _, _, _, _, ..] = *tlv.value else {
-                return Err(Corrupt);
-            };
-            used_tls = flags & CLIENT_USED_TLS != 0;
+            ssl = read_ssl(&tlv.value)?;
         }
+    }
+    if header.command == v2::Command::Local {
+        // The proxy has no certificate of a client.
+        (ssl.has_certificate, ssl.common_name) = (false, None);
     }
     let is_stream = header.protocol == v2::Protocol::Stream;
     let client = match (header.command, &header.addresses) {
@@ -112,8 +126,37 @@ fn read_v2(bytes: &[u8]) -> Result<Option<Told>, Corrupt> {
     Ok(Some(Told {
         length: header.header.len(),
         client,
-        used_tls,
+        used_tls: ssl.used_tls,
+        has_certificate: ssl.has_certificate,
+        common_name: ssl.common_name,
     }))
+}
+
+/// One byte of flags, the result of the verification, and what is told of the TLS itself.
+fn read_ssl(value: &[u8]) -> Result<Ssl, Corrupt> {
+    let [flags, verified @ ..] = value.get(..5).ok_or(Corrupt)? else {
+        return Err(Corrupt);
+    };
+    let has_certificate =
+        flags & (CERTIFICATE_CONNECTION | CERTIFICATE_SESSION) != 0 && verified == [0; 4];
+    let mut ssl = Ssl {
+        used_tls: flags & CLIENT_USED_TLS != 0,
+        has_certificate,
+        common_name: None,
+    };
+    let mut rest = value.get(5..).unwrap_or_default();
+    while let [kind, high, low, after @ ..] = rest {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        let (content, after) = after.split_at_checked(length).ok_or(Corrupt)?;
+        if *kind == TLV_SSL_COMMON_NAME && has_certificate {
+            if ssl.common_name.is_some() {
+                return Err(Corrupt);
+            }
+            ssl.common_name = Some(content.into());
+        }
+        rest = after;
+    }
+    rest.is_empty().then_some(ssl).ok_or(Corrupt)
 }
 
 /// No connection has port 0 at either end.
@@ -131,6 +174,10 @@ const V1_BYTES_MAX: usize = 107;
 pub(crate) const V2_BYTES_MAX: usize = 4096;
 const TLV_SSL: u8 = 0x20;
 const CLIENT_USED_TLS: u8 = 0x01;
+/// The client's certificate came in this connection, or in the one that began its session.
+const CERTIFICATE_CONNECTION: u8 = 0x02;
+const CERTIFICATE_SESSION: u8 = 0x04;
+const TLV_SSL_COMMON_NAME: u8 = 0x22;
 
 #[cfg(test)]
 mod tests {
@@ -257,5 +304,30 @@ mod tests {
         assert!(!with(0x00) && !with(0x02));
         let plain = read(ProxyProtocol::V2, &v2(1, 0x11, &V4_ADDRESSES)).unwrap();
         assert!(!plain.unwrap().used_tls);
+    }
+
+    #[test]
+    fn a_common_name_is_that_of_a_certificate_which_was_verified() {
+        let told = |command: u8, flags: u8, verified: u8, inside: &[u8]| {
+            let ssl = [&[flags, 0, 0, 0, verified], inside].concat();
+            let content = [&V4_ADDRESSES[..], &tlv(0x20, &ssl)].concat();
+            read(ProxyProtocol::V2, &v2(command, 0x11, &content))
+                .map(|told| told.map(|told| (told.has_certificate, told.common_name)))
+        };
+        let name = [tlv(0x21, b"TLSv1.3"), tlv(0x22, b"gauge-7")].concat();
+        let known = Ok(Some((true, Some(b"gauge-7".as_slice().into()))));
+        assert_eq!(told(1, 0x03, 0, &name), known);
+        assert_eq!(told(1, 0x05, 0, &name), known);
+        let nobody = Ok(Some((false, None)));
+        assert_eq!(told(1, 0x01, 0, &name), nobody, "without a certificate");
+        assert_eq!(told(1, 0x03, 1, &name), nobody, "not verified");
+        assert_eq!(told(0, 0x03, 0, &name), nobody, "the proxy itself");
+        assert_eq!(told(1, 0x03, 0, &[]), Ok(Some((true, None))));
+        for cut in 1..name.len() {
+            if cut != 10 {
+                assert_eq!(told(1, 0x03, 0, &name[..cut]), Err(Corrupt), "{cut}");
+            }
+        }
+        assert_eq!(told(1, 0x03, 0, &[&name[..], &name].concat()), Err(Corrupt));
     }
 }

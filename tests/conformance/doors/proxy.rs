@@ -170,3 +170,30 @@ fn the_header_comes_before_the_upgrade() {
     client.expect(&bytes("20 02 00 00"));
     broker.wait_for_log("New client connected from 192.0.2.5:6275 as behind both ");
 }
+
+#[test]
+fn t13_a_certificate_is_what_a_proxy_says_that_has_verified_it() {
+    let keys = "proxy_protocol = 2\nproxy_networks = [\"127.0.0.1\"]\n[listeners.tls]\nrequire_certificate = true\n\
+                use_identity_as_username = true\nbind_client_id = true";
+    let mut broker = with_listener(keys).start();
+    let header = |flags: u8, verified: u8, name: &[u8]| {
+        let name = [&[0x22, 0, name.len() as u8], name].concat();
+        let ssl = [&[flags, 0, 0, 0, verified], &name[..]].concat();
+        let ssl = [&[0x20, 0, ssl.len() as u8], &ssl[..]].concat();
+        header_v2(1, 0x11, &[&V4_ADDRESSES[..], &ssl].concat())
+    };
+    speak(&broker, &header(3, 0, b"gauge-7"), "gauge-7", 1000);
+    broker.wait_for_log("192.0.2.5:6275 as gauge-7 (p4, c1, k60, u'gauge-7')");
+    // No certificate, one that was not verified, names that are none, no header of that kind.
+    expect_refusal(&broker, &header(1, 0, b"gauge-7"));
+    expect_refusal(&broker, &header(3, 1, b"gauge-7"));
+    broker.wait_for_log("the proxy has verified none");
+    for name in [&b""[..], b"a\0b", b"\xff", b"a/+"] {
+        expect_refusal(&broker, &header(3, 0, name));
+    }
+    expect_refusal(&broker, &header_v2(1, 0x11, &V4_ADDRESSES));
+    expect_refusal(&broker, &header_v2(0, 0x00, &[]));
+    let mut other = Client::open(&broker);
+    other.send(&[header(3, 0, b"gauge-7"), Connect::v4("gauge-8").bytes()].concat());
+    other.expect("20 02 00 02");
+}

@@ -83,7 +83,8 @@ const OWN: &[&str] = &[
     "Loading config file ",
     "Saving in-memory database ",
     "OpenSSL Error",
-    // Nightjar.
+    // Nightjar. Of a listener: when its certificates end.
+    "Listener ",
     "To serve other machines, ",
     "Opening http listen socket ",
     "Warning: ",

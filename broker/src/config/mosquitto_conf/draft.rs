@@ -461,6 +461,12 @@ impl Listener {
                 "This listener has a 'keyfile' but no 'certfile', so it would not use TLS. Add the certificate, or remove the key."
                     .into(),
             ),
+            (None, None)
+                if self.settings.proxy_protocol == Some(ProxyProtocol::V2)
+                    && (tls.require_certificate || tls.names_users()) =>
+            {
+                self.tls_of_proxy(tls, notes).map(Some)
+            }
             (None, None) if tls.require_certificate => Err(
                 "This listener has 'require_certificate true' but no 'certfile' and 'keyfile', so it would not use TLS. \
                  Add them, or remove the line."
@@ -476,6 +482,33 @@ impl Listener {
                 Ok(None)
             }
         }
+    }
+
+    /// What is asked of certificates that a proxy has verified.
+    fn tls_of_proxy(&self, tls: TlsSettings, notes: &mut Vec<Note>) -> Result<TlsSettings, String> {
+        if tls.use_subject_as_username {
+            return Err(
+                "'use_subject_as_username' is not possible with 'enable_proxy_protocol': the proxy tells the common name \
+                 only. Use 'use_identity_as_username'."
+                    .into(),
+            );
+        }
+        let mut note = |text: &str| {
+            notes.push(Note {
+                place: Some(self.place.clone()),
+                text: format!("this listener {text}"),
+            });
+        };
+        let meant = tls.behind_a_proxy();
+        if tls != meant {
+            note(
+                "has TLS options that have no effect: with 'enable_proxy_protocol 2' the proxy speaks TLS",
+            );
+        }
+        note(
+            "believes whoever reaches it about certificates: let nobody but the proxy reach it, or write proxy_networks in a nightjar.toml",
+        );
+        Ok(meant)
     }
 
     fn endpoints(&self, world: &World<'_>) -> Result<Vec<Endpoint>, String> {

@@ -99,12 +99,33 @@ fn listener(entries: &DeTable<'_>, slip: &mut impl FnMut(usize, String)) -> List
                 "tls: bind_client_id and replaced_file need require_certificate = true".into(),
             );
         }
+        let behind_a_proxy = tls.behind_a_proxy();
+        match listener.proxy_protocol {
+            None => {}
+            Some(ProxyProtocol::V1) => slip(
+                section.span().start,
+                "tls: with proxy_protocol = 1 the proxy speaks TLS, and does not tell of certificates".into(),
+            ),
+            Some(ProxyProtocol::V2) if *tls != behind_a_proxy => slip(
+                section.span().start,
+                "tls: the proxy speaks TLS; with proxy_protocol = 2 only require_certificate, use_identity_as_username \
+                 and bind_client_id have a meaning"
+                    .into(),
+            ),
+            // Whoever reaches the listener otherwise may claim to be anybody.
+            Some(ProxyProtocol::V2) if listener.proxy_networks.is_empty() => slip(
+                section.span().start,
+                "tls: proxy_networks is needed, to say whose word on certificates is believed".into(),
+            ),
+            Some(ProxyProtocol::V2) => {}
+        }
         // A key whose value is wrong is not missing as well.
         let is_missing = |key| {
             let entries = section.get_ref().as_table();
             entries.is_some_and(|entries| entries.get(key).is_none())
         };
-        if is_missing("certificate_file") || is_missing("key_file") {
+        let has_proxy = listener.proxy_protocol.is_some();
+        if !has_proxy && (is_missing("certificate_file") || is_missing("key_file")) {
             slip(
                 section.span().start,
                 "tls: certificate_file and key_file are both needed".into(),
