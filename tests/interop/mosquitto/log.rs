@@ -89,6 +89,7 @@ const OWN: &[&str] = &[
     "Opening http listen socket ",
     "Warning: ",
     "Running as user ",
+    "Listener ",
     "Sessions, queued and retained messages ",
     "Durability is ",
     "Config reloaded.",
