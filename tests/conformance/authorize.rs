@@ -138,7 +138,7 @@ fn a2_a_retained_message_is_not_given_to_who_may_not_read_it_any_more() {
          s < 90 m1 [] 01
          s < 33 s'ok/r' $a [] 'secret'
          s > 40 $a
-         rules topic read also
+         rules topic read also; user root; topic readwrite #
          stop
          t connect v5
          t > 82 m1 [] s'#' 01
