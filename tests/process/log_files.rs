@@ -113,6 +113,26 @@ fn lines_go_to_all_destinations_and_to_no_other() {
     assert_eq!(in_file.lines().collect::<Vec<_>>(), seen);
 }
 
+/// `log_dest none` of a mosquitto.conf holds from the first line on.
+#[test]
+fn a_broker_that_is_told_to_log_nowhere_says_nothing() {
+    let world = World::new("");
+    let conf = world.directory.path().join("mosquitto.conf");
+    let text = format!(
+        "user root\nlistener {} 127.0.0.1\nallow_anonymous true\nlog_dest none\n",
+        world.port
+    );
+    fs::write(&conf, text).unwrap();
+    let broker = Running::alone(Command::new(binary()).arg("-c").arg(&conf));
+    harness::wait_until("it listens", crate::world::LIMIT, || {
+        std::net::TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, world.port)).is_ok()
+    });
+    ping(&mut world.connect(1));
+    let (status, said) = broker.terminate();
+    assert!(status.success());
+    assert_eq!(said, "");
+}
+
 /// As Mosquitto: one topic a kind of line, with the line as it is, without its time.
 #[test]
 fn lines_are_published_for_those_who_may_read_them() {

@@ -83,8 +83,13 @@ start() {
     until_in "$log" 'version [0-9.]* running$'
 }
 
+# Everybody has gone before it is told to stop.
 stop() {
     local code=0
+    for _ in $(seq 2000); do
+        [ "$(grep -c 'New client connected' "$log")" != "$(grep -c 'Client .* disconnected\.$' "$log")" ] || break
+        sleep 0.01
+    done
     kill -TERM $process
     wait $process || code=$?
     echo "exit $code" >>"$log"
