@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::Command;
 
-use harness::{Broker, Client, TemporaryDirectory};
+use harness::{Broker, Client, TemporaryDirectory, binary};
 use rustix::process::geteuid;
 
 /// The user and group of a process, each four times: real, effective, saved and for files.
@@ -63,13 +64,23 @@ fn puid_and_pgid_are_who_it_becomes_and_umask_set_is_what_files_are_made_with() 
             fs::remove_file(file).unwrap();
         }
     }
-    for (name, value) in [("PUID", "x"), ("PUID", "-1"), ("PUID", "4294967296")] {
-        let started = std::panic::catch_unwind(|| {
-            Broker::options()
-                .mosquitto_conf(&text)
-                .environment(name, value)
-                .start()
-        });
-        assert!(started.is_err(), "{name}={value}");
+    let config = directory.path().join("mosquitto.conf");
+    let listener = format!("listener 0 {}/mqtt.sock\n", directory.text());
+    fs::write(&config, listener).unwrap();
+    for (name, value) in [
+        ("PUID", "x"),
+        ("PUID", "-1"),
+        ("PUID", "4294967296"),
+        ("UMASK_SET", "8"),
+    ] {
+        let output = Command::new(binary())
+            .arg("-c")
+            .arg(&config)
+            .env(name, value)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_ne!(output.status.code(), Some(0), "{name}={value}: {said}");
+        assert!(said.contains(name), "{name}={value}: {said}");
     }
 }
