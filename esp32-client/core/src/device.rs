@@ -79,6 +79,8 @@ pub struct Counters {
     pub store_faults: u64,
     /// QoS 0 commands that came while too many answers waited.
     pub commands_dropped: u64,
+    /// Answers that are larger than the broker takes.
+    pub answers_dropped: u64,
     /// What became of commands.
     pub commands: Tally,
 }
@@ -258,10 +260,12 @@ impl<S: Store, A: Actuator> Device<S, A> {
     /// Says good-bye: the status becomes offline, and the connection ends when that is written. Ring the [`crate::Doorbell`]
     /// afterwards.
     pub fn stop(&mut self, now: Now) {
-        // QoS 0 needs no room in the window, and DISCONNECT is behind it.
+        // QoS 0 needs no room in the window, and DISCONNECT is behind it. Where it cannot be written the will says it.
         let offline = self.status(OFFLINE, QoS::AtMostOnce);
-        let _ = self.session.publish(offline, now.monotonic);
-        self.session.disconnect();
+        match self.session.publish(offline, now.monotonic) {
+            Ok(()) => self.session.disconnect(),
+            Err(_) => self.session.part(),
+        }
     }
 
     /// How long to wait before the next connection is tried.
@@ -376,10 +380,12 @@ impl<S: Store, A: Actuator> Device<S, A> {
 
     fn pump_answers(&mut self, now: Instant) {
         while let Some(answer) = self.answers.front() {
-            if let Some(publication) = &answer.publication
-                && self.session.publish(publication.clone(), now) == Err(PublishError::Full)
-            {
-                return;
+            if let Some(publication) = &answer.publication {
+                match self.session.publish(publication.clone(), now) {
+                    Err(PublishError::Full) => return,
+                    Err(_) => self.counters.answers_dropped += 1,
+                    Ok(()) => {}
+                }
             }
             let receipt = self.answers.pop_front().and_then(|answer| answer.receipt);
             if let Some(receipt) = receipt {

@@ -197,6 +197,36 @@ fn a_response_topic_and_its_correlation_data_are_used() {
 }
 
 #[test]
+fn where_good_bye_cannot_be_written_the_will_says_it() {
+    let mut world = World::with_qos(RamStore::new(100, 100_000), QoS::AtMostOnce);
+    world.connect(false);
+    // Nothing is written any more.
+    for _ in 0..20 {
+        world.record_value(&Value::from(&*"x".repeat(1000)));
+    }
+    assert_eq!(world.device.turn(world.now), None);
+    assert!(world.device.outgoing().len() > 16_384);
+    world.device.stop(world.now);
+    let bytes = world.device.outgoing().to_vec();
+    let farewell = |packet: &Packet| matches!(packet, Packet::Disconnect(_));
+    assert!(!packets(&bytes).iter().any(farewell));
+    assert_eq!(world.device.turn(world.now), Some(Ended::Asked));
+}
+
+#[test]
+fn an_answer_above_the_brokers_limit_is_counted_and_the_command_acknowledged() {
+    let mut world = World::new(RamStore::new(5, 1000));
+    let mut connack = accepted(false);
+    connack.properties.maximum_packet_size = core::num::NonZeroU32::new(200);
+    world.connect_with(connack);
+    let mut message = command(1, "consumer/request/gauge-7");
+    message.properties.correlation_data = Some(vec![b'c'; 300].into());
+    world.give(&Packet::Publish(message));
+    assert_eq!(world.device.counters().answers_dropped, 2);
+    assert!(matches!(world.sent()[..], [Packet::Puback(_)]));
+}
+
+#[test]
 fn commands_are_acknowledged_in_their_order_while_the_window_is_closed() {
     let mut world = World::new(RamStore::new(100, 100_000));
     let mut connack = accepted(false);

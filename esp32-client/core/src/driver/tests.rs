@@ -157,6 +157,23 @@ fn stop_says_good_bye_before_it_ends() {
     ));
 }
 
+#[test]
+fn what_comes_while_it_is_stopped_does_no_harm() {
+    let bench = Bench::new();
+    let mut transport = bench.wire.clone();
+    let mut served = pin!(serve(
+        &bench.device,
+        &bench.doorbell,
+        &mut transport,
+        &bench.clock
+    ));
+    bench.accept(served.as_mut());
+    bench.run(served.as_mut());
+    bench.device.borrow_mut().stop(bench.clock.now());
+    bench.give(&Packet::Pingresp);
+    assert_eq!(poll_once(served.as_mut()), Poll::Ready(Ok(Ended::Asked)));
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
     Good,

@@ -374,6 +374,13 @@ impl Session {
         }
     }
 
+    /// Ends the connection without a good-bye: the server publishes the will.
+    pub fn part(&mut self) {
+        if self.is_open() {
+            self.end(Ended::Asked);
+        }
+    }
+
     fn connect_packet(&self) -> Connect {
         let settings = &self.settings;
         let properties = if settings.version.is_v5() {

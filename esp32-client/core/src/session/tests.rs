@@ -343,6 +343,26 @@ fn a_packet_above_our_limit_ends_the_connection_before_it_is_there() {
 }
 
 #[test]
+fn more_user_properties_or_levels_than_any_message_needs_end_the_connection() {
+    let property = (Box::from("name"), Box::from("value"));
+    for (properties, levels, taken) in [(16, 64, true), (17, 1, false), (1, 65, false)] {
+        let mut pair = Pair::online(V5);
+        let Packet::Publish(mut publish) = publish_of(QoS::AtMostOnce, 1, 0) else {
+            unreachable!();
+        };
+        publish.properties.user_properties = vec![property.clone(); properties];
+        publish.topic = vec!["a"; levels].join("/").into();
+        let events = pair.give(&Packet::Publish(publish));
+        let message = matches!(events[..], [Event::Message(_)]);
+        assert_eq!(message, taken, "{properties} {levels}");
+        assert_eq!(
+            matches!(events[..], [Event::Ended(Ended::Malformed(_))]),
+            !taken
+        );
+    }
+}
+
+#[test]
 fn more_messages_than_announced_end_the_connection() {
     for version in [V3, V5] {
         let mut pair = Pair::online(version);
