@@ -217,3 +217,50 @@ fn a_listener_gets_tls_and_loses_it_where_it_is() {
     ping(&mut world.connect(4));
     assert!(!publish().status.success());
 }
+
+/// What is spoken on a port may change, and the API comes and goes as other listeners do.
+#[test]
+fn a_listener_of_http_api_is_opened_made_another_and_closed() {
+    let world = World::new("allow_anonymous = true\n");
+    let second = free_port();
+    let mut broker = world.start(&[]);
+    let mut client = world.connect(1);
+    let plain = fs::read_to_string(world.file()).unwrap();
+    let mut reload = |more: &str, said: &str| {
+        fs::write(world.file(), format!("{plain}{more}")).unwrap();
+        broker.signal("-HUP");
+        broker.wait_for(said);
+    };
+    let listener = format!("[[listeners]]\naddress = \"127.0.0.1:{second}\"\n");
+    reload(
+        &format!("{listener}protocol = \"http_api\"\n"),
+        "http api listen socket on port",
+    );
+    let ask = || {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, second)).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream
+            .write_all(b"GET /api/v1/version HTTP/1.1\r\nHost: x\r\n\r\n")
+            .unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        answer
+    };
+    assert!(ask().starts_with("HTTP/1.1 200 "));
+    reload(&listener, "Closing listen socket");
+    harness::wait_until("MQTT is spoken there", LIMIT, || {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, second)).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        let mut answer = [0];
+        // The one that closes may have taken it.
+        stream.write_all(&connect(2)).is_ok()
+            && stream.read_exact(&mut answer).is_ok()
+            && answer == [0x20]
+    });
+    fs::write(world.file(), &plain).unwrap();
+    broker.signal("-HUP");
+    harness::wait_until("it is closed", LIMIT, || {
+        TcpStream::connect((Ipv4Addr::LOCALHOST, second)).is_err()
+    });
+    ping(&mut client);
+}
