@@ -28,7 +28,7 @@ riscv_compiler() {
         echo "there is no rust-lld in $sysroot" >&2
         exit 2
     }
-    RUSTC=$("$esp32_client/toolchain" "$esp32_client/target/toolchain") || exit 2
+    RUSTC=$("$esp32_client/toolchain" -q "$esp32_client/target/toolchain") || exit 2
     export PATH RUSTC RUSTC_BOOTSTRAP=1
     RUST_STD=(-Zbuild-std=core,alloc)
 }
