@@ -167,7 +167,11 @@ async fn serve(transport: Transport, mut asker: Asker, door: &OpenDoor, api: Arc
             transport
         }
         Err(Refused::Gone) => return,
-        Err(Refused::Handshake(reason) | Refused::Certificate(reason)) => {
+        Err(
+            Refused::Handshake(reason)
+            | Refused::InHandshake(reason)
+            | Refused::Certificate(reason),
+        ) => {
             if api.guard.may_log() {
                 tracing::info!("Connection from {} rejected: {reason}.", asker.peer);
             }

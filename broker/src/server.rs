@@ -444,6 +444,7 @@ fn finish(store: &RedbEngine) -> Result<(), ServerError> {
 /// Whoever was root has read everything, and cannot again: better said at the start than when a reload is refused.
 fn warn_of_unreadable(settings: &Settings, config_file: Option<&Path>, becoming: &Becoming) {
     let mut files: BTreeSet<&Path> = config_file.into_iter().collect();
+    let mut of_tls = BTreeSet::new();
     let listeners = || settings.listeners.iter();
     let security = listeners().filter_map(|listener| listener.security.as_ref());
     for security in security.chain([&settings.security]) {
@@ -457,18 +458,24 @@ fn warn_of_unreadable(settings: &Settings, config_file: Option<&Path>, becoming:
             &tls.ca_file,
             &tls.crl_file,
         ];
-        files.extend(paths.into_iter().filter_map(|path| path.as_deref()));
+        of_tls.extend(paths.into_iter().filter_map(|path| path.as_deref()));
     }
-    for file in files {
-        if let Err(error) = File::open(file)
-            && error.kind() == io::ErrorKind::PermissionDenied
-        {
-            tracing::warn!(
-                "User {} cannot read {}: every reload will be refused until that is changed, with chown for example.",
-                becoming.name(),
-                file.display()
-            );
-        }
+    let is_unreadable = |file: &&&Path| {
+        File::open(file).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    };
+    let user = becoming.name();
+    for file in files.iter().filter(is_unreadable) {
+        tracing::warn!(
+            "User {user} cannot read {}: every reload will be refused until that is changed, with chown for example.",
+            file.display()
+        );
+    }
+    for file in of_tls.iter().filter(is_unreadable) {
+        tracing::warn!(
+            "User {user} cannot read {}: what is in it now stays in use at every reload, until that is changed, with chown for \
+             example.",
+            file.display()
+        );
     }
 }
 

@@ -490,13 +490,13 @@ impl Handshakes {
             tally.count_failure(match &refused {
                 Some(Refused::Gone) => Failure::Gone,
                 Some(Refused::Handshake(_)) => Failure::Handshake,
-                Some(Refused::Certificate(_)) => Failure::Certificate,
+                Some(Refused::InHandshake(_) | Refused::Certificate(_)) => Failure::Certificate,
                 None => Failure::Timeout,
             });
             refusals
                 .say(&peer, || match refused {
                     Some(Refused::Gone) => None,
-                    Some(Refused::Handshake(reason)) => {
+                    Some(Refused::Handshake(reason) | Refused::InHandshake(reason)) => {
                         Some(format!("rejected, the TLS handshake failed: {reason}"))
                     }
                     Some(Refused::Certificate(reason)) => Some(format!(

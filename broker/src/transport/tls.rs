@@ -42,6 +42,9 @@ pub(crate) struct Shaken {
 pub(crate) enum Refused {
     /// In the words of the library.
     Handshake(String),
+    /// No certificate, or one that is not accepted: the client has heard so by an alert.
+    InHandshake(String),
+    /// The same of a session that was resumed, or of a handshake that has been overtaken by a reload.
     Certificate(String),
     Gone,
 }
@@ -274,10 +277,10 @@ fn refusal(error: &io::Error) -> Refused {
     match inner {
         None => Refused::Gone,
         Some(TlsError::InvalidCertificate(CertificateError::Other(OtherError(fault)))) => {
-            Refused::Certificate(fault.to_string())
+            Refused::InHandshake(fault.to_string())
         }
         Some(error @ (TlsError::InvalidCertificate(_) | TlsError::NoCertificatesPresented)) => {
-            Refused::Certificate(error.to_string())
+            Refused::InHandshake(error.to_string())
         }
         Some(error) => Refused::Handshake(error.to_string()),
     }
