@@ -134,7 +134,7 @@ fn a_key_that_cannot_be_read_any_more_does_not_stop_a_reload() {
 #[test]
 fn t6_who_is_in_goes_when_its_certificate_ends() {
     let mut world = World::toml("---certificate_watch_seconds = 0");
-    let end = now() + 8;
+    let end = now() + 12;
     forge(&world.authority, "devices/short", &["short"], end);
     let _short = world.subscriber("devices/short", "short");
     wait_until("the certificate has ended", LOOK, || {

@@ -270,11 +270,13 @@ fn a_password_file_that_everybody_can_read_is_warned_of() {
         let passwords = directory.path().join("passwd");
         std::fs::write(&passwords, ALICE).unwrap();
         std::fs::set_permissions(&passwords, std::fs::Permissions::from_mode(mode)).unwrap();
-        let broker = Broker::options()
+        let mut broker = Broker::options()
             .toml(&format!(
                 "password_file = {passwords:?}\n[[listeners]]\naddress = \"127.0.0.1:{{port}}\"\n"
             ))
             .start();
+        // What is said before that is there then.
+        broker.wait_for_log(" running");
         let warning = "passwd has world readable permissions";
         assert_eq!(
             broker.log().contains(warning),
