@@ -59,6 +59,8 @@ pub use web::{WebClient, WebFrame, bridge_to_web_socket, upgrade_request, web_fr
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -88,15 +90,16 @@ pub fn raise_file_limit() {
     setrlimit(Resource::Nofile, limit).expect("a soft limit may be raised to the hard one");
 }
 
-/// A loopback port that nobody has. It is not of the range that the system gives to outgoing connections, so nobody gets it by chance
-/// until it is used.
+/// A loopback port that nobody has. It is not of the range that the system gives to outgoing connections, nor of the ports of another
+/// test program that runs at the same time, so nobody gets it by chance until it is used.
 pub fn free_port() -> u16 {
+    static OWN: OnceLock<(u32, Option<UnixListener>)> = OnceLock::new();
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    // Other test programs begin elsewhere.
-    let begin = std::process::id().wrapping_mul(97);
+    let (block, _) = OWN.get_or_init(own_ports);
     loop {
-        let next = begin.wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed));
-        let port = u16::try_from(10_000 + next % 22_000).expect("it is below 32,000");
+        let next = COUNT.fetch_add(1, Ordering::Relaxed) % PORTS_OF_A_PROGRAM;
+        let port = 10_000 + block * PORTS_OF_A_PROGRAM + next;
+        let port = u16::try_from(port).expect("it is below 32,000");
         let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
         // Where there is no IPv6, nobody has it there.
         let v6 = TcpListener::bind((Ipv6Addr::LOCALHOST, port));
@@ -106,6 +109,32 @@ pub fn free_port() -> u16 {
         }
     }
 }
+
+/// A part of the ports, and the socket by whose name others see that it is taken, for as long as this process lives.
+fn own_ports() -> (u32, Option<UnixListener>) {
+    let first = std::process::id() % PROGRAMS_MAX;
+    let blocks = (0..PROGRAMS_MAX).map(|number| (first + number) % PROGRAMS_MAX);
+    let mut reserved = blocks.filter_map(|block| Some((block, Some(reserve(block)?))));
+    reserved.next().unwrap_or((first, None))
+}
+
+#[cfg(target_os = "linux")]
+fn reserve(block: u32) -> Option<UnixListener> {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::SocketAddr;
+    let name = format!("nightjar-tests-ports-{block}");
+    let address = SocketAddr::from_abstract_name(name).ok()?;
+    UnixListener::bind_addr(&address).ok()
+}
+
+/// Elsewhere there is no name that goes with its process.
+#[cfg(not(target_os = "linux"))]
+fn reserve(_block: u32) -> Option<UnixListener> {
+    None
+}
+
+const PORTS_OF_A_PROGRAM: u32 = 500;
+const PROGRAMS_MAX: u32 = 44;
 
 /// Polls `condition` until it holds; for state that has no event (the memory of a process). Panics after `limit`.
 #[track_caller]
