@@ -4,6 +4,7 @@
 //! one way only. **Of those who are in** it is asked whether something was withdrawn from them: a list that has ended, or that says nothing
 //! of their issuer, is no reason to part with everybody at once, since who comes anew is refused by it and somebody will notice.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use rustls::{
 };
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
 
 use crate::client::{Client, Void};
 use crate::files::{
@@ -163,6 +165,38 @@ fn verify(verifier: &Verifier, chain: &[CertificateDer<'_>], now: UnixTime) -> R
     verifier.verify_client_cert(own, between, now).map(drop)
 }
 
+/// Certificates that the library would take, or refuse in words that nobody can use.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Unfit {
+    /// Bits of RSA.
+    WeakKey(usize),
+    /// Certificates, the client's own among them.
+    LongChain(usize),
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WeakKey(bits) => write!(
+                f,
+                "its key is weak: {bits} bits of RSA, and {RSA_BITS_MIN} are needed"
+            ),
+            Self::LongChain(count) => {
+                write!(
+                    f,
+                    "its chain has {count} certificates, and {CHAIN_MAX} may be there"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for Unfit {}
+
+fn unfit(fault: impl std::error::Error + Send + Sync + 'static) -> Error {
+    CertificateError::Other(OtherError(Arc::new(fault))).into()
+}
+
 /// The library's verifier, and what it does not ask.
 #[derive(Debug)]
 struct Verifier {
@@ -182,6 +216,9 @@ impl ClientCertVerifier for Verifier {
         between: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
+        if between.len() >= CHAIN_MAX {
+            return Err(unfit(Unfit::LongChain(between.len() + 1)));
+        }
         let moment = if self.ignores_dates {
             within(own, between, now)
         } else {
@@ -194,9 +231,12 @@ impl ClientCertVerifier for Verifier {
         if is_over(&self.replaced, without_zeros(parsed.raw_serial()), now) {
             return Err(Error::InvalidCertificate(CertificateError::Revoked));
         }
-        Identity::of(own)
-            .map(|_| verified)
-            .map_err(|fault| CertificateError::Other(OtherError(Arc::new(fault))).into())
+        if let Ok(PublicKey::RSA(key)) = parsed.public_key().parsed()
+            && key.key_size() < RSA_BITS_MIN
+        {
+            return Err(unfit(Unfit::WeakKey(key.key_size())));
+        }
+        Identity::of(own).map(|_| verified).map_err(unfit)
     }
 
     fn verify_tls12_signature(
@@ -246,3 +286,8 @@ fn within(own: &CertificateDer<'_>, between: &[CertificateDer<'_>], now: UnixTim
     }
     UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs().max(from).min(to)))
 }
+
+/// Certificates of one client. The library follows six between its own and the authority; the whole chain is in each ticket that it gets.
+const CHAIN_MAX: usize = 16;
+/// What the library signs and verifies with.
+const RSA_BITS_MIN: usize = 2048;

@@ -6,6 +6,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use harness::{Connect, timeout, upgrade_request, web_frame};
@@ -18,6 +19,7 @@ use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, SignatureScheme,
     StreamOwned, SupportedProtocolVersion,
 };
+use socket2::{Domain, Socket, Type};
 
 use crate::forger::Papers;
 
@@ -123,7 +125,7 @@ impl Guest {
     #[track_caller]
     pub(crate) fn visit_with(&self, port: u16, door: Door, connect: &Connect) -> Visit {
         let client = self.client();
-        let socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("the broker listens");
+        let socket = connect_from_elsewhere(port).expect("the broker listens");
         socket.set_nodelay(true).expect("a socket can be told");
         socket
             .set_read_timeout(Some(timeout().max(Duration::from_secs(20))))
@@ -138,6 +140,17 @@ impl Guest {
             stream,
         }
     }
+}
+
+/// From an address of this machine that nobody has had: the system gives ports again, and a line of the log is to be of one visit.
+fn connect_from_elsewhere(port: u16) -> io::Result<TcpStream> {
+    static VISITS: AtomicU32 = AtomicU32::new(1);
+    let number = VISITS.fetch_add(1, Ordering::Relaxed);
+    let own = Ipv4Addr::from_bits(Ipv4Addr::new(127, 1, 0, 0).to_bits() + number);
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((own, 0)).into())?;
+    socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
+    Ok(socket.into())
 }
 
 fn converse(

@@ -23,11 +23,12 @@ use tokio::sync::oneshot;
 use super::watch::{self, Stamps};
 use crate::certificates::{Failure, Handshake};
 use crate::clock::{self, Clock};
+use crate::door_counts::Counted;
 use crate::identity::ShardId;
 use crate::settings::{ListenerSettings, Settings, TlsSettings};
 use crate::shard::{Throttle, Verdict};
-use crate::transport::tls::{Refused, Shaken};
-use crate::transport::{Peer, Transport};
+use crate::transport::tls::{Refused, Rejected, Shaken};
+use crate::transport::{Peer, Stream, Transport};
 use crate::worker::{Acceptors, Directory, Handover, Order};
 
 /// What a listener serves with at the moment, and who is in by it.
@@ -473,19 +474,19 @@ impl Handshakes {
                 let (socket, how) = shaken?;
                 current
                     .admit(socket.client.as_ref(), &began_with, &peer, &directory)
-                    .map_err(Refused::Certificate)?;
+                    .map_err(|why| TurnedAway::from(Refused::Certificate(why)))?;
                 Ok((socket, how))
             });
             let tally = &directory.certificates;
-            let refused = match admitted {
+            let (refused, parting) = match admitted {
                 Ok(Ok((socket, how))) => {
                     tally.count(Handshake::new(how.is_1_3, how.was_resumed));
                     let unread = Vec::new();
                     directory.send(shard, Order::Serve { socket, unread });
                     return;
                 }
-                Ok(Err(refused)) => Some(refused),
-                Err(_) => None,
+                Ok(Err((refused, parting))) => (Some(refused), parting),
+                Err(_) => (None, None),
             };
             tally.count_failure(match &refused {
                 Some(Refused::Gone) => Failure::Gone,
@@ -493,19 +494,39 @@ impl Handshakes {
                 Some(Refused::InHandshake(_) | Refused::Certificate(_)) => Failure::Certificate,
                 None => Failure::Timeout,
             });
-            refusals
-                .say(&peer, || match refused {
-                    Some(Refused::Gone) => None,
-                    Some(Refused::Handshake(reason) | Refused::InHandshake(reason)) => {
-                        Some(format!("rejected, the TLS handshake failed: {reason}"))
-                    }
-                    Some(Refused::Certificate(reason)) => Some(format!(
-                        "rejected, its certificate is not accepted: {reason}"
-                    )),
-                    None => Some(format!("closed: no TLS handshake in {seconds} s")),
-                })
-                .await;
+            let said = refusals.say(&peer, || match refused {
+                Some(Refused::Gone) => None,
+                Some(Refused::Handshake(reason) | Refused::InHandshake(reason)) => {
+                    Some(format!("rejected, the TLS handshake failed: {reason}"))
+                }
+                Some(Refused::Certificate(reason)) => Some(format!(
+                    "rejected, its certificate is not accepted: {reason}"
+                )),
+                None => Some(format!("closed: no TLS handshake in {seconds} s")),
+            });
+            let parted = async {
+                if let Some(Parting { below, _counted }) = parting {
+                    Rejected::part(below).await;
+                }
+            };
+            tokio::join!(said, parted);
         });
+    }
+}
+
+/// Why, and the rest of its connection.
+type TurnedAway = (Refused, Option<Parting>);
+
+/// A connection that has heard why it ends, or is about to.
+struct Parting {
+    below: Option<Box<Stream>>,
+    /// It counts for as long as it has a socket.
+    _counted: Counted,
+}
+
+impl From<Refused> for TurnedAway {
+    fn from(why: Refused) -> Self {
+        (why, None)
     }
 }
 
@@ -518,8 +539,14 @@ pub(crate) async fn secure(
         return Ok((transport, None));
     };
     let listener = current.get();
-    let (transport, _, client) = transport.secure(&listener, None, wall).await?;
-    Ok((transport, client))
+    match transport.secure(&listener, None, wall).await {
+        Ok((transport, _, client)) => Ok((transport, client)),
+        Err(rejected) => {
+            let (why, below) = rejected.split();
+            Rejected::part(below).await;
+            Err(why)
+        }
+    }
 }
 
 /// Lines about those who do not come in, bounded by source (R20).
@@ -558,11 +585,21 @@ impl Refusals {
     }
 }
 
-async fn shake(socket: Handover, listener: &Listener) -> Result<(Handover, Shaken), Refused> {
+async fn shake(socket: Handover, listener: &Listener) -> Result<(Handover, Shaken), TurnedAway> {
     let transport = socket.stream.attach().map_err(|_| Refused::Gone)?;
     let tls = socket.listener.tls.as_ref();
     let record_size = tls.and_then(|tls| tls.record_size).map(usize::from);
-    let (transport, how, client) = transport.secure(listener, record_size, wall).await?;
+    let (transport, how, client) = match transport.secure(listener, record_size, wall).await {
+        Ok(secured) => secured,
+        Err(rejected) => {
+            let (why, below) = rejected.split();
+            let parting = Parting {
+                below,
+                _counted: socket.counted,
+            };
+            return Err((why, Some(parting)));
+        }
+    };
     let socket = Handover {
         stream: transport.detach().map_err(|_| Refused::Gone)?,
         client: client.map(Arc::new),

@@ -168,7 +168,7 @@ impl Transport {
         listener: &Listener,
         record_size: Option<usize>,
         now: impl FnOnce() -> Duration,
-    ) -> Result<(Self, tls::Shaken, Option<Client>), tls::Refused> {
+    ) -> Result<(Self, tls::Shaken, Option<Client>), tls::Rejected> {
         let secure = Secure::accept(self.stream, listener, record_size, now);
         let (secure, shaken, client) = secure.await?;
         let transport = Self {

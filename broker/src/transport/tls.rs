@@ -49,6 +49,31 @@ pub(crate) enum Refused {
     Gone,
 }
 
+/// A client that is turned away, and its socket where it waits for an answer.
+pub(crate) struct Rejected {
+    why: Refused,
+    below: Option<Box<Stream>>,
+}
+
+impl Rejected {
+    /// A socket that is closed upon bytes nobody has read takes the alert from the peer. So they are read, for a moment.
+    pub(crate) async fn part(below: Option<Box<Stream>>) {
+        if let Some(mut below) = below {
+            let _ = tokio::time::timeout(LINGER, below.part()).await;
+        }
+    }
+
+    pub(crate) fn split(self) -> (Refused, Option<Box<Stream>>) {
+        (self.why, self.below)
+    }
+}
+
+impl From<Refused> for Rejected {
+    fn from(why: Refused) -> Self {
+        Self { why, below: None }
+    }
+}
+
 impl Secure {
     /// The whole handshake. The peer is told what is wrong, if anything is. `now`: the wall clock.
     pub(crate) async fn accept(
@@ -56,7 +81,7 @@ impl Secure {
         listener: &Listener,
         record_size: Option<usize>,
         now: impl FnOnce() -> Duration,
-    ) -> Result<(Self, Shaken, Option<Client>), Refused> {
+    ) -> Result<(Self, Shaken, Option<Client>), Rejected> {
         let session = ServerConnection::new(listener.config().clone())
             .map_err(|error| Refused::Handshake(error.to_string()))?;
         let mut secure = Self {
@@ -72,12 +97,12 @@ impl Secure {
             }
             let received = std::future::poll_fn(|context| secure.poll_receive(context)).await;
             match received {
-                Ok(0) => return Err(Refused::Gone),
+                Ok(0) => return Err(Refused::Gone.into()),
                 Ok(_) => {}
                 Err(error) => {
                     // The alert, as far as the peer takes it.
                     let _ = secure.flush().await;
-                    return Err(refusal(&error));
+                    return Err(secure.reject(refusal(&error)));
                 }
             }
         }
@@ -86,13 +111,23 @@ impl Secure {
             is_1_3: secure.session.protocol_version() == Some(ProtocolVersion::TLSv1_3),
             was_resumed: secure.session.handshake_kind() == Some(HandshakeKind::Resumed),
         };
-        let client = secure.client(listener, shaken.was_resumed, now());
-        if client.is_err() {
-            // There is no way to say more behind a handshake.
-            secure.say_goodbye();
-            let _ = secure.send();
+        match secure.client(listener, shaken.was_resumed, now()) {
+            Ok(client) => Ok((secure, shaken, client)),
+            Err(refused) => {
+                // There is no way to say more behind a handshake.
+                secure.say_goodbye();
+                let _ = secure.send();
+                Err(secure.reject(refused))
+            }
         }
-        Ok((secure, shaken, client?))
+    }
+
+    fn reject(self, why: Refused) -> Rejected {
+        let is_there = !matches!(why, Refused::Gone);
+        Rejected {
+            why,
+            below: is_there.then(|| Box::new(self.below)),
+        }
     }
 
     /// Who the client is, if it has a certificate. One that was seen in an earlier session is looked at again.
@@ -273,9 +308,11 @@ impl Secure {
 
 /// A handshake that failed: whose fault it is, and in which words.
 fn refusal(error: &io::Error) -> Refused {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
-    match inner {
-        None => Refused::Gone,
+    let Some(inner) = error.get_ref() else {
+        return Refused::Gone;
+    };
+    match inner.downcast_ref() {
+        None => Refused::Handshake(error.to_string()),
         Some(TlsError::InvalidCertificate(CertificateError::Other(OtherError(fault)))) => {
             Refused::InHandshake(fault.to_string())
         }
@@ -316,5 +353,7 @@ impl Write for Writing<'_> {
     }
 }
 
+/// How long a peer that is refused has to take the alert.
+const LINGER: Duration = Duration::from_millis(500);
 /// Bytes that one session holds for a peer that does not take them.
 const UNSENT_MAX: usize = 64 * 1024;
