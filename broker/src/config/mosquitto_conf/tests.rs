@@ -572,6 +572,27 @@ fn half_of_tls_is_refused_and_all_of_it_is_kept() {
 }
 
 #[test]
+fn behind_a_proxy_a_certificate_is_what_the_proxy_says() {
+    let listener =
+        "listener 8883 127.0.0.1\nrequire_certificate true\nuse_identity_as_username true\n";
+    let text = format!("{listener}enable_proxy_protocol 2\ncafile a\n");
+    let loaded = loaded(&text).unwrap();
+    let listener_settings = &loaded.settings.listeners[0];
+    let tls = listener_settings.tls.as_ref().unwrap();
+    assert!(tls.require_certificate && tls.use_identity_as_username && tls.ca_file.is_none());
+    assert!(!listener_settings.speaks_tls());
+    let notes: Vec<String> = loaded.notes.iter().map(ToString::to_string).collect();
+    assert!(
+        notes.concat().contains("TLS options that have no effect"),
+        "{notes:?}"
+    );
+    let first = fault(&format!("{listener}enable_proxy_protocol 1\n"));
+    assert!(first.contains("would not use TLS"), "{first}");
+    let subject = format!("{listener}enable_proxy_protocol 2\nuse_subject_as_username true\n");
+    assert!(fault(&subject).contains("the common name only"));
+}
+
+#[test]
 fn included_files_come_in_the_order_of_their_names_and_include_nothing() {
     let directory = std::env::temp_dir().join(format!("nightjar-include-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();

@@ -110,6 +110,22 @@ fn what_a_listener_cannot_be_is_refused_with_the_key() {
             "two listeners are called 'a'",
         ),
         ("path = \"/run/x.sock\"", "not both"),
+        (
+            "proxy_protocol = 1\n[listeners.tls]\nrequire_certificate = true",
+            "does not tell of certificates",
+        ),
+        (
+            "proxy_protocol = 2\n[listeners.tls]\nrequire_certificate = true",
+            "proxy_networks is needed",
+        ),
+        (
+            "proxy_protocol = 2\nproxy_networks = [\"::1\"]\n[listeners.tls]\nca_file = \"a\"",
+            "only require_certificate",
+        ),
+        (
+            "[listeners.tls]\ncertificate_file = \"c\"\nkey_file = \"k\"\nbind_client_id = true",
+            "need require_certificate",
+        ),
     ];
     for (text, expected) in cases {
         let text = format!("[[listeners]]\naddress = \"127.0.0.1:1\"\n{text}");
