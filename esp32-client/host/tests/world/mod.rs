@@ -25,6 +25,17 @@ pub(crate) struct Running {
 impl World {
     #[track_caller]
     pub(crate) fn new(init: &[&str]) -> Self {
+        Self::made(init, "")
+    }
+
+    /// With more keys in the device's `config.toml`.
+    #[track_caller]
+    pub(crate) fn with_settings(settings: &str) -> Self {
+        Self::made(&[], settings)
+    }
+
+    #[track_caller]
+    fn made(init: &[&str], settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // The system's choice, so that tests side by side have different ones.
         let port = TcpListener::bind("127.0.0.1:0")
@@ -36,7 +47,17 @@ impl World {
         world.certs(&[&["init"], init].concat());
         world.certs(&["server", "localhost"]);
         let port = port.to_string();
-        world.certs(&["device", "gauge-7", "--esp", "--port", &port]);
+        let file = world.text("more.toml");
+        fs::write(&file, settings).unwrap();
+        world.certs(&[
+            "device",
+            "gauge-7",
+            "--esp",
+            "--port",
+            &port,
+            "--esp-config",
+            &file,
+        ]);
         world.certs(&["device", "watcher"]);
         world
     }
@@ -118,7 +139,7 @@ impl World {
     #[track_caller]
     pub(crate) fn watch(&self, filter: &str) -> Running {
         let mut command = self.mosquitto("mosquitto_sub");
-        command.args(["-v", "-q", "1", "-t", filter]);
+        command.args(["-v", "-q", "2", "-t", filter]);
         self.subscriber(command)
     }
 
@@ -136,7 +157,7 @@ impl World {
     pub(crate) fn publish(&self, topic: &str, payload: &str) {
         let mut command = self.mosquitto("mosquitto_pub");
         let output = command
-            .args(["-q", "1", "-t", topic, "-m", payload])
+            .args(["-q", "2", "-t", topic, "-m", payload])
             .output()
             .unwrap();
         assert!(
@@ -211,6 +232,15 @@ impl Running {
     pub(crate) fn kill(&self) {
         self.child.borrow_mut().kill().unwrap();
         self.child.borrow_mut().wait().unwrap();
+    }
+
+    /// Asks it to end, as a person would, and waits until it has. One that has ended already is no matter.
+    pub(crate) fn terminate(&self) {
+        let id = self.child.borrow().id().to_string();
+        let _ = Command::new("kill").args(["-TERM", &id]).status();
+        wait_for("the end of a program that was asked to end", || {
+            self.child.borrow_mut().try_wait().unwrap().is_some()
+        });
     }
 
     pub(crate) fn reload(&self) {
