@@ -213,7 +213,7 @@ fn t8_a_name_or_a_protocol_that_is_asked_for_changes_nothing() {
             let guest = Guest::asking_for(version, Some(&papers), protocols);
             let visit = guest.visit(world.broker.port, Door::Tcp);
             assert_eq!(visit.reception, Reception::In { resumed: false });
-            let line = format!("from {} as papers (p4, c1, k60, u'gauge-7')", visit.address);
+            let line = visit.line("gauge-7");
             world.broker.wait_for_log(&line);
         }
     }

@@ -56,6 +56,7 @@ pub(crate) struct Visit {
     pub(crate) reception: Reception,
     /// As the broker's log has it.
     pub(crate) address: SocketAddr,
+    client_id: String,
     pub(crate) stream: StreamOwned<ClientConnection, TcpStream>,
 }
 
@@ -116,10 +117,15 @@ impl Guest {
         ClientConnection::new(Arc::clone(&self.config), name).expect("the configuration is sound")
     }
 
-    /// Connects as `papers`, 3.1.1.
+    /// Connects with 3.1.1, each time under a Client Identifier of its own: one that somebody else has just had may still be theirs.
     #[track_caller]
     pub(crate) fn visit(&self, port: u16, door: Door) -> Visit {
-        self.visit_with(port, door, &Connect::v4("papers"))
+        static VISITS: AtomicU32 = AtomicU32::new(1);
+        let number = VISITS.fetch_add(1, Ordering::Relaxed);
+        let client_id = format!("papers-{number}");
+        let mut visit = self.visit_with(port, door, &Connect::v4(&client_id));
+        visit.client_id = client_id;
+        visit
     }
 
     #[track_caller]
@@ -137,8 +143,17 @@ impl Guest {
         Visit {
             reception,
             address,
+            client_id: String::new(),
             stream,
         }
+    }
+}
+
+impl Visit {
+    /// The line of the log about somebody who came in by `visit`, under this name.
+    pub(crate) fn line(&self, user: &str) -> String {
+        let (address, client_id) = (self.address, &self.client_id);
+        format!("New client connected from {address} as {client_id} (p4, c1, k60, u'{user}').")
     }
 }
 

@@ -85,10 +85,12 @@ fn t5_a_resumed_session_is_that_of_the_certificate_it_began_with() {
                 for resumed in [false, true, true] {
                     for (guest, name) in guests.iter().zip(names) {
                         // Who claims to be somebody else is not.
-                        let connect = Connect::v4("c").username("admin").password("admin");
+                        // A client id of each: it belongs to whoever has it.
+                        let connect = Connect::v4(name).username("admin").password("admin");
                         let visit = guest.visit_with(world.port(Place::of(door)), door, &connect);
                         assert_eq!(visit.reception, Reception::In { resumed }, "{version:?}");
-                        let line = format!("from {} as c (p4, c1, k60, u'{name}').", visit.address);
+                        let line =
+                            format!("from {} as {name} (p4, c1, k60, u'{name}').", visit.address);
                         world.broker.wait_for_log(&line);
                     }
                 }
@@ -134,11 +136,7 @@ fn t5_of_a_subject_no_part_is_taken_for_another() {
             for resumed in [false, true] {
                 let visit = guest.visit(broker.port, Door::Tcp);
                 assert_eq!(visit.reception, Reception::In { resumed }, "{subject}");
-                let user = subject.escape_debug();
-                broker.wait_for_log(&format!(
-                    "from {} as papers (p4, c1, k60, u'{user}').",
-                    visit.address
-                ));
+                broker.wait_for_log(&visit.line(&subject.escape_debug().to_string()));
             }
         }
     }
@@ -391,9 +389,7 @@ impl World {
         let address = visit.address.to_string();
         let fault = match kind.expected {
             Expected::In(name) => {
-                let line = format!(
-                    "New client connected from {address} as papers (p4, c1, k60, u'{name}')."
-                );
+                let line = visit.line(name);
                 self.wait_for_line(&line);
                 let is_in = matches!(visit.reception, Reception::In { .. });
                 (!is_in).then(|| format!("{:?}", visit.reception))
