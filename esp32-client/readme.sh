@@ -5,7 +5,8 @@
 #
 #   esp32-client/readme.sh FOLDER_OF_NIGHTJAR FOLDER_OF_NIGHTJAR_DEVICE
 set -euo pipefail
-readme=$(realpath "$(dirname "${BASH_SOURCE[0]}")/README.md")
+# The part for somebody without a chip.
+readme=$(sed -n '/^## Try it/,/^## What it says/p' "$(dirname "${BASH_SOURCE[0]}")/README.md")
 PATH=$(realpath "$1"):$(realpath "$2"):$PATH
 folder=$(mktemp -d)
 broker= subscriber= device=
@@ -26,12 +27,12 @@ wait_for() { # FILE TEXT: at most 30 s
 # The one line of the README that begins so.
 line() {
     local lines
-    mapfile -t lines < <(grep -E "^$1" "$readme")
+    mapfile -t lines < <(grep -E "^$1" <<<"$readme")
     [ ${#lines[@]} = 1 ] || { echo "not one line '$1' in the README: ${lines[*]}" >&2; exit 1; }
     printf '%s\n' "${lines[0]//8883/$port}"
 }
 
-mapfile -t commands < <(grep '^nightjar-certs ' "$readme")
+mapfile -t commands < <(grep '^nightjar-certs ' <<<"$readme")
 [ ${#commands[@]} = 3 ] || { echo "not three commands: ${commands[*]}"; exit 1; }
 for command in "${commands[@]}"; do
     [[ $command != *--esp* ]] || command+=" --port $port"
