@@ -5,7 +5,6 @@
 
 use std::fmt;
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -90,12 +89,6 @@ pub fn security_of<'a>(
     listener: &'a ListenerSettings,
 ) -> &'a SecuritySettings {
     listener.security.as_ref().unwrap_or(&settings.security)
-}
-
-/// The address of a peer as the log names it: address and port. `None`: it has none.
-pub fn address_of(peer: &str) -> Option<IpAddr> {
-    let address: SocketAddr = peer.parse().ok()?;
-    Some(address.ip())
 }
 
 /// All of them, one a line, each behind `Error: `; the first is behind the caller's.

@@ -25,9 +25,6 @@ use crate::worker::{Directory, Handover, Order, PanicStops, Worker};
 pub(crate) struct Socket {
     id: ConnectionId,
     transport: Transport,
-    peer: Peer,
-    listener: Arc<ListenerSettings>,
-    client: Option<Arc<Client>>,
     counted: Counted,
     reader: Option<Waker>,
     /// The socket took no more bytes; its own task waits until it does.
@@ -185,7 +182,7 @@ fn serve(worker: &Rc<RefCell<Worker>>, arrival: Arrival, unread: &[u8]) {
     let id = {
         let mut worker = worker.borrow_mut();
         let now = worker.now();
-        let id = worker.shard.open(now, &peer.to_string(), &listener);
+        let id = worker.shard.open(now, peer, &listener);
         if let Some(client) = &client {
             worker.shard.identify(now, id, client);
         }
@@ -196,9 +193,6 @@ fn serve(worker: &Rc<RefCell<Worker>>, arrival: Arrival, unread: &[u8]) {
         let old = worker.sockets[place].replace(Socket {
             id,
             transport,
-            peer,
-            listener,
-            client,
             counted,
             reader: None,
             write_blocked: false,
@@ -368,23 +362,24 @@ impl Worker {
         let now = self.now();
         let received = self.receive(now, id, count);
         self.after_input();
-        let Received::Move { home, unread } = received else {
+        let Received::Move(departure) = received else {
             return Flow::Continues;
         };
+        let departure = *departure;
         if let Some(socket) = self.take_socket(id)
             && let Ok(stream) = socket.transport.detach()
         {
             self.hand_over(
-                home,
+                departure.home,
                 Handover {
                     stream,
-                    peer: socket.peer,
-                    listener: socket.listener,
-                    client: socket.client,
+                    peer: departure.peer,
+                    listener: departure.listener,
+                    client: departure.client,
                     counted: socket.counted,
                     is_opened: true,
                 },
-                unread,
+                departure.unread,
             );
         }
         Flow::Ended

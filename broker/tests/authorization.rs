@@ -80,7 +80,7 @@ impl World {
             packet.extend([0, client_id.len() as u8]);
             packet.extend(client_id.as_bytes());
             packet.splice(0..0, [0x10, packet.len() as u8]);
-            if shard.receive(NOW, id, &packet) == Received::Continue {
+            if matches!(shard.receive(NOW, id, &packet), Received::Continue) {
                 assert_eq!(take(shard, id).get(3), Some(&0), "a successful CONNACK");
                 return id;
             }

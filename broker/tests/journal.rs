@@ -380,7 +380,7 @@ impl Scene {
     fn queued(&self, client_id: &str) -> usize {
         let mut queued = None;
         self.shard.each_session(|session| {
-            if *session.client_id == *client_id {
+            if *session.receiver.client_id == *client_id {
                 queued = Some(session.queued_messages());
             }
         });

@@ -225,7 +225,7 @@ fn a_refusal_that_has_to_wait_comes_late_and_reads_nothing() {
     for host in 0..30 {
         let id = world
             .shard
-            .open(at(0), &format!("192.0.2.{host}:1"), &Arc::default());
+            .open(at(0), format!("192.0.2.{host}:1").as_str(), &Arc::default());
         let packet = connect("c", Some(("alice", "x")));
         world.shard.receive(at(0), id, &packet);
         world.answer();

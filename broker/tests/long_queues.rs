@@ -267,7 +267,7 @@ impl Scene {
     fn queued(&self) -> (usize, usize) {
         let mut queued = (0, 0);
         self.shard.each_session(|session| {
-            if &*session.client_id == "s" {
+            if &*session.receiver.client_id == "s" {
                 queued = (session.queued_messages(), session.held_messages());
             }
         });

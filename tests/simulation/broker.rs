@@ -15,7 +15,9 @@ use nightjar::clock::Now;
 use nightjar::exchange::Exchange;
 use nightjar::identity::{ConnectionId, ShardId};
 use nightjar::settings::Settings;
-use nightjar::shard::{PostOffice, Received, Shard, Shared, restore_groups_and_retained};
+use nightjar::shard::{
+    Departure, PostOffice, Received, Shard, Shared, restore_groups_and_retained,
+};
 use nightjar_codec::{Packet, ProtocolVersion};
 use nightjar_storage::{Journal, MemoryEngine};
 
@@ -454,7 +456,8 @@ impl Broker {
                     }
                 }
             }
-            Received::Move { home, unread } => {
+            Received::Move(departure) => {
+                let Departure { home, unread, .. } = *departure;
                 log(|| format!("shard {} sends link {link} home to shard {home}", end.shard));
                 let waited = end.unread.drain(..);
                 let mut behind: Vec<Input> =
@@ -594,9 +597,9 @@ impl Broker {
         for shard in &self.shards {
             shard.each_session(|session| {
                 assert!(
-                    client_ids.insert(session.client_id.to_string()),
+                    client_ids.insert(session.receiver.client_id.to_string()),
                     "violation: two sessions for {}",
-                    session.client_id
+                    session.receiver.client_id
                 );
             });
         }

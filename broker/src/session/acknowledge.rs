@@ -51,7 +51,7 @@ impl Session {
                     self.receiver.budget.release_if(kept.reserved, out.totals);
                 }
                 let ticket = if durable_session {
-                    let client_id = Arc::clone(&self.client_id);
+                    let client_id = Arc::clone(&self.receiver.client_id);
                     out.journal.push(Operation::Pubrec {
                         client_id,
                         packet_id: packet_id.get(),
@@ -84,12 +84,14 @@ impl Session {
         } else {
             Kind::PubcompOfNothing
         };
-        if let Some(link) = self.link.as_mut() {
-            link.unreleased_full_since = None;
+        if let Some(link) = self.link.as_mut()
+            && link.rarities.unreleased_full_since.is_some()
+        {
+            link.rarities.unreleased_full_since = None;
         }
         // Also where the id is not known here: the release of an earlier connection may not have lasted.
         let ticket = if self.is_resumable() {
-            let client_id = Arc::clone(&self.client_id);
+            let client_id = Arc::clone(&self.receiver.client_id);
             out.journal.push(Operation::ReleaseQos2 {
                 client_id,
                 packet_id: packet_id.get(),
@@ -142,7 +144,7 @@ impl Session {
     /// The session no longer owns the message.
     pub(super) fn dequeue(&self, message_id: MessageId, out: &mut Outputs<'_>) {
         if message_id != 0 && self.is_resumable() && out.journal.enabled {
-            let owner = Owner::Session(Arc::clone(&self.client_id));
+            let owner = Owner::Session(Arc::clone(&self.receiver.client_id));
             out.journal.push(Operation::Dequeue { owner, message_id });
         }
     }

@@ -213,14 +213,14 @@ impl Session {
                     message_id: entry.message_id,
                     from,
                     to: OwnerEntry {
-                        owner: Owner::Session(Arc::clone(&self.client_id)),
+                        owner: Owner::Session(Arc::clone(&self.receiver.client_id)),
                         qos: kept.qos,
                         retain: kept.retain,
                         subscription_identifiers: kept.subscription_identifiers.to_vec(),
                     },
                 });
                 out.journal.push(Operation::AssignPacketId {
-                    client_id: Arc::clone(&self.client_id),
+                    client_id: Arc::clone(&self.receiver.client_id),
                     message_id: entry.message_id,
                     packet_id: packet_id.get(),
                 });
@@ -419,7 +419,7 @@ impl Session {
         }
         if stored && resumable && (direct || qos == QoS::ExactlyOnce) {
             let ticket = out.journal.push(Operation::AssignPacketId {
-                client_id: Arc::clone(&self.client_id),
+                client_id: Arc::clone(&self.receiver.client_id),
                 message_id: message.message_id,
                 packet_id: packet_id.get(),
             });
@@ -467,7 +467,7 @@ impl Session {
             return;
         }
         let to = OwnerEntry {
-            owner: Owner::Session(Arc::clone(&self.client_id)),
+            owner: Owner::Session(Arc::clone(&self.receiver.client_id)),
             qos,
             retain: grant.retain,
             subscription_identifiers: grant.subscription_identifiers.to_vec(),

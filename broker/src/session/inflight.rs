@@ -77,11 +77,12 @@ pub struct Inflight {
     first: u16,
     next: u16,
     entries: VecDeque<Entry>,
-    live: usize,
+    /// Entries that are not `Done`. All four numbers are in one word: every session has them.
+    live: u16,
+    /// Entries before this one have been sent on the present connection.
+    unsent: u16,
     /// Of the payloads of those that are live.
     bytes: u64,
-    /// Entries before this one have been sent on the present connection.
-    unsent: usize,
     /// Has `live` of every session.
     gauge: Gauge,
 }
@@ -94,7 +95,7 @@ impl Default for Inflight {
 
 impl Drop for Inflight {
     fn drop(&mut self) {
-        self.gauge.take(self.live);
+        self.gauge.take(self.len());
     }
 }
 
@@ -118,7 +119,7 @@ impl Inflight {
 
     /// Exchanges that are not finished.
     pub fn len(&self) -> usize {
-        self.live
+        usize::from(self.live)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -142,7 +143,7 @@ impl Inflight {
             self.first = packet_id;
             self.unsent = 0;
         }
-        if self.unsent == self.entries.len() {
+        if usize::from(self.unsent) == self.entries.len() {
             self.unsent += 1;
         }
         self.next = successor(packet_id);
@@ -195,14 +196,14 @@ impl Inflight {
     pub fn next_unsent(&mut self) -> Option<(PacketId, &mut Entry)> {
         while self
             .entries
-            .get(self.unsent)
+            .get(usize::from(self.unsent))
             .is_some_and(|entry| entry.state == State::Done)
         {
             self.unsent += 1;
         }
-        let packet_id = PacketId::new(advance(self.first, self.unsent))?;
+        let packet_id = PacketId::new(advance(self.first, usize::from(self.unsent)))?;
         self.entries
-            .get_mut(self.unsent)
+            .get_mut(usize::from(self.unsent))
             .map(|entry| (packet_id, entry))
     }
 
@@ -247,7 +248,7 @@ impl Inflight {
         self.bytes += u64::from(entry.bytes);
         self.entries.push_back(entry);
         self.next = successor(packet_id);
-        self.live += 1;
+        self.live = self.live.saturating_add(1);
         self.gauge.add(1);
         self.unsent = 0;
     }

@@ -21,6 +21,7 @@ pub mod publish;
 pub mod queue;
 pub mod quota;
 pub mod reason_string;
+pub mod seldom;
 pub mod send_buffer;
 pub mod subscribe;
 pub mod terms;
@@ -42,6 +43,7 @@ use publish::UnreleasedQos2;
 use queue::Queue;
 use quota::Receiver;
 use reason_string::Audience;
+use seldom::{Nothing, Seldom};
 use subscribe::Subscription;
 use terms::Terms;
 use topic_alias::{InboundAliases, OutboundAliases};
@@ -51,14 +53,13 @@ use will::Will;
 /// A session and, while it has one, its Network Connection.
 pub struct Session {
     pub id: SessionId,
-    pub client_id: Arc<str>,
     /// Who the session belongs to; nobody else may resume or replace it.
     pub user: Option<Box<str>>,
     /// Where its client came in last; `None`: not since this process began.
     pub entry: Option<authorize::Entry>,
     /// What its client may do; `None`: everything, or not known without `entry`.
     access: Option<Arc<authorize::Access>>,
-    /// What other shards see of it.
+    /// What other shards see of it, its Client Identifier with it.
     pub receiver: Arc<Receiver>,
     pub version: ProtocolVersion,
     /// The store may know it, so its end has to be written.
@@ -78,7 +79,7 @@ pub struct Session {
     /// Not yet sent, in order.
     pub(crate) queue: Queue,
     /// Share groups that took a message back for want of room here, and give none until they hear of room again.
-    declined: Vec<GroupId>,
+    declined: Seldom<Vec<GroupId>>,
     pub(crate) unreleased: UnreleasedQos2,
     /// SUBSCRIBEs that wait for the journal; an UNSUBSCRIBE waits behind them.
     pub(crate) subscribes_waiting: u32,
@@ -113,15 +114,30 @@ pub struct Link {
     pub(crate) unheard_refusals: u32,
     /// Nothing it is told waits for the journal.
     pub(crate) from_memory: bool,
+    /// The Session Expiry Interval at CONNECT, which decides whether DISCONNECT may raise it.
+    pub expiry_interval_at_connect: u32,
+    pub rarities: Seldom<Rarities>,
+}
+
+/// What few links have.
+#[derive(Default)]
+pub struct Rarities {
     pub authentication_method: Option<Box<str>>,
     /// A re-authentication that is under way.
     pub reauthentication: Option<authenticate::Exchange>,
-    /// The Session Expiry Interval at CONNECT, which decides whether DISCONNECT may raise it.
-    pub expiry_interval_at_connect: u32,
     /// Since when PUBLISH of a 3.x client waits for its PUBRELs (D22).
     pub unreleased_full_since: Option<u64>,
     /// When a publish of a 3.x client was refused, which it can only be told by the close (D1).
     pub refused_at: Option<u64>,
+}
+
+impl Nothing for Rarities {
+    const NOTHING: &'static Self = &Self {
+        authentication_method: None,
+        reauthentication: None,
+        unreleased_full_since: None,
+        refused_at: None,
+    };
 }
 
 /// Acknowledgements that wait, oldest first. Owns nothing until the first has to.
@@ -162,8 +178,7 @@ impl Session {
     ) -> Self {
         Self {
             id,
-            receiver: Arc::new(Receiver::new(Arc::clone(&client_id), expiry_interval > 0)),
-            client_id,
+            receiver: Arc::new(Receiver::new(client_id, expiry_interval > 0)),
             user: None,
             entry: None,
             access: None,
@@ -177,7 +192,7 @@ impl Session {
             link: None,
             inflight: Inflight::counted_in(gauges.outbound.clone()),
             queue: Queue::default(),
-            declined: Vec::new(),
+            declined: Seldom::default(),
             unreleased: UnreleasedQos2::counted_in(gauges.inbound.clone()),
             subscribes_waiting: 0,
             reads_retained: false,
@@ -229,7 +244,7 @@ impl Session {
         self.expiry_interval = parameters.expiry_interval;
         self.inflight.rewind();
         self.unreleased.forget_repeats();
-        self.declined.clear();
+        self.declined = Seldom::default();
         self.link = Some(Link {
             connection: parameters.connection,
             clean_start: parameters.clean_start,
@@ -248,18 +263,21 @@ impl Session {
             pubcomps: AcknowledgementFifo::default(),
             unheard_refusals: 0,
             from_memory: false,
-            authentication_method: parameters.authentication_method,
-            reauthentication: None,
             expiry_interval_at_connect: parameters.expiry_interval,
-            unreleased_full_since: None,
-            refused_at: None,
+            rarities: match parameters.authentication_method {
+                None => Seldom::default(),
+                method => Seldom::from(Rarities {
+                    authentication_method: method,
+                    ..Rarities::default()
+                }),
+            },
         });
     }
 
     /// What the store keeps of the session itself.
     pub fn record(&self) -> Operation {
         Operation::PutSession {
-            client_id: Arc::clone(&self.client_id),
+            client_id: Arc::clone(&self.receiver.client_id),
             session: self.session_record(),
         }
     }

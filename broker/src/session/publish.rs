@@ -14,6 +14,7 @@ use nightjar_storage::Operation;
 use super::counters::Gauge;
 use super::output::Outputs;
 use super::reason_string::Audience;
+use super::seldom::Seldom;
 use super::{AcknowledgementFifo, Session, Violation, WaitingAcknowledgement};
 use crate::identity::Ticket;
 use crate::settings::Settings;
@@ -67,7 +68,7 @@ pub enum Receipt {
 #[derive(Debug, Default)]
 pub struct UnreleasedQos2 {
     /// Nothing goes through it in its order. Ids are the client's choice, but there are few of them: no seed is needed.
-    ids: HashMap<PacketId, Unreleased, FixedState>,
+    ids: Seldom<HashMap<PacketId, Unreleased, FixedState>>,
     bytes: u64,
     /// Has as many of every session.
     gauge: Gauge,
@@ -136,6 +137,9 @@ impl UnreleasedQos2 {
 
     /// What was begun and not taken by the exchange is not known: its repeat is a new message.
     pub fn forget_unaccepted(&mut self) {
+        if self.ids.is_empty() {
+            return;
+        }
         self.ids.retain(|_, unreleased| {
             if !unreleased.accepted {
                 self.bytes -= unreleased.bytes;
@@ -147,12 +151,18 @@ impl UnreleasedQos2 {
 
     /// D21 counts repeats within one connection.
     pub fn forget_repeats(&mut self) {
+        if self.ids.is_empty() {
+            return;
+        }
         for unreleased in self.ids.values_mut() {
             unreleased.without_dup = 0;
         }
     }
 
     pub(super) fn remove(&mut self, packet_id: PacketId) -> bool {
+        if self.ids.is_empty() {
+            return false;
+        }
         let removed = self.ids.remove(&packet_id);
         self.bytes -= removed.as_ref().map_or(0, |unreleased| unreleased.bytes);
         self.gauge.take(usize::from(removed.is_some()));
@@ -237,7 +247,7 @@ impl Session {
             return Ok(Inbound::Refused);
         }
         let name = topic.name(publish.topic);
-        if link.refused_at.is_some() && publish.qos > QoS::AtMostOnce {
+        if link.rarities.refused_at.is_some() && publish.qos > QoS::AtMostOnce {
             // It will come again behind the one that was refused, in the order in which it was sent [MQTT-4.6.0-1].
             return Ok(Inbound::Refused);
         }
@@ -292,7 +302,7 @@ impl Session {
                     self.unreleased.remove(packet_id);
                 } else {
                     if self.is_resumable() {
-                        let client_id = Arc::clone(&self.client_id);
+                        let client_id = Arc::clone(&self.receiver.client_id);
                         ticket = out.journal.push(Operation::ReceivedQos2 {
                             client_id,
                             packet_id: packet_id.get(),

@@ -12,6 +12,7 @@ use nightjar_storage::{MessageId, QueuedMessage, QueuedState};
 
 use super::inflight::Kept;
 use super::quota::QueueTotals;
+use super::seldom::Seldom;
 use crate::identity::{GroupId, Origin};
 use crate::message::stored_cost;
 
@@ -23,7 +24,7 @@ pub struct Queue {
     /// How many of `held` are QoS 0: they only wait behind retained messages or a full send buffer.
     qos0: usize,
     /// Behind all of `held` that the store has, too.
-    stored: VecDeque<InStore>,
+    stored: Seldom<VecDeque<InStore>>,
     /// The shard has been asked for the next page.
     pub(crate) is_loading: bool,
     /// How often the next message was looked for in the store and not found there.
@@ -85,8 +86,15 @@ impl Queue {
     pub fn pop_oldest(&mut self, totals: &QueueTotals) -> Option<Oldest> {
         match self.pop(totals) {
             Some(kept) => Some(Oldest::Held(kept)),
-            None => self.stored.pop_front().map(Oldest::InStore),
+            None => self.pop_stored().map(Oldest::InStore),
         }
+    }
+
+    fn pop_stored(&mut self) -> Option<InStore> {
+        if self.stored.is_empty() {
+            return None;
+        }
+        self.stored.pop_front()
     }
 
     /// Puts a message at the end that is in memory only.
@@ -118,6 +126,9 @@ impl Queue {
 
     /// Puts messages at the end that the store has since an earlier life.
     pub fn restore(&mut self, messages: Vec<InStore>) {
+        if messages.is_empty() {
+            return;
+        }
         self.stored.extend(messages);
     }
 
@@ -151,7 +162,7 @@ impl Queue {
     /// Takes what was read of the next page, from its first message on.
     pub fn take_page(&mut self, page: Vec<QueuedMessage>, totals: &QueueTotals) {
         for queued in page {
-            let Some(next) = self.stored.pop_front() else {
+            let Some(next) = self.pop_stored() else {
                 return;
             };
             assert!(
@@ -175,7 +186,7 @@ impl Queue {
         }
         if self.stored.is_empty() {
             // A queue that was long must not go on taking the room of it.
-            self.stored = VecDeque::new();
+            self.stored = Seldom::default();
         }
     }
 
@@ -203,9 +214,10 @@ impl Queue {
         self.held_bytes = 0;
         self.qos0 = 0;
         self.held.drain(..).for_each(|kept| reserved(kept.reserved));
-        self.stored
-            .drain(..)
-            .for_each(|message| reserved(message.cost));
+        for message in self.stored.iter() {
+            reserved(message.cost);
+        }
+        self.stored = Seldom::default();
     }
 
     fn let_go(&mut self, kept: &Kept, totals: &QueueTotals) {

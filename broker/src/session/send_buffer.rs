@@ -9,6 +9,8 @@ use std::mem;
 
 use bytes::Bytes;
 
+use super::seldom::Seldom;
+
 /// Payloads of at least this many bytes are shared, smaller ones copied.
 pub const SHARE_FROM: usize = 1024;
 
@@ -19,7 +21,7 @@ pub const SHARE_WITH_NOBODY_FROM: usize = 32_768;
 #[derive(Debug, Default)]
 pub struct SendBuffer {
     /// What goes out before `tail`.
-    chunks: VecDeque<Chunk>,
+    chunks: Seldom<VecDeque<Chunk>>,
     tail: Vec<u8>,
     /// Bytes of the first chunk (of `tail` where there is none) that are written already.
     written: usize,
@@ -146,7 +148,7 @@ impl SendBuffer {
         if self.len == 0 {
             self.written = 0;
             pool.give(mem::take(&mut self.tail));
-            self.chunks = VecDeque::new();
+            self.chunks = Seldom::default();
         } else if self.written > COMPACT_FROM && self.written * 2 > self.tail.len() {
             self.tail.drain(..self.written);
             self.written = 0;

@@ -4,18 +4,19 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use super::Violation;
+use super::seldom::Seldom;
 
 /// Aliases the client set for topics it publishes to.
 #[derive(Debug, Default)]
 pub struct InboundAliases {
-    topics: Vec<Option<Arc<str>>>,
+    topics: Seldom<Vec<Option<Arc<str>>>>,
 }
 
 /// Aliases we set for topics we send. Given out first come, first served, up to the agreed maximum.
 #[derive(Debug, Default)]
 pub struct OutboundAliases {
     maximum: u16,
-    topics: Vec<Box<str>>,
+    topics: Seldom<Vec<Box<str>>>,
 }
 
 impl InboundAliases {
@@ -58,7 +59,7 @@ impl OutboundAliases {
     pub fn new(maximum: u16) -> Self {
         Self {
             maximum,
-            topics: Vec::new(),
+            topics: Seldom::default(),
         }
     }
 

@@ -67,6 +67,14 @@ impl Refusal {
     }
 }
 
+/// A CONNECT that waits for the end of an exchange.
+pub(super) struct Authenticating {
+    connect: Box<Connect>,
+    /// Its client id is one we made up, which CONNACK tells.
+    assigned: bool,
+    exchange: Authentication,
+}
+
 impl Shard {
     /// CONNECT without an authentication method.
     pub(super) fn log_in(
@@ -276,7 +284,7 @@ impl Shard {
             return Ok(());
         };
         let backoff = &self.shared.auth.backoff;
-        if backoff.refuses(now.monotonic, &connection.peer, user) {
+        if backoff.refuses(now.monotonic, &connection.peer.to_string(), user) {
             self.sinks.counters.logins_unseen += 1;
             return Err(Cause::NotAuthorised(Refusal::TooManyFailures));
         }
@@ -287,7 +295,7 @@ impl Shard {
         self.sinks.counters.logins_accepted += 1;
         if let Some(connection) = self.connections.get(id.slot, id.generation) {
             let backoff = &self.shared.auth.backoff;
-            backoff.succeeded(now.monotonic, &connection.peer, user);
+            backoff.succeeded(now.monotonic, &connection.peer.to_string(), user);
         }
     }
 
@@ -303,7 +311,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
             return Ok(());
         };
-        let peer = &connection.peer;
+        let peer = &connection.peer.to_string();
         let penalty = self.shared.auth.backoff.failed(now.monotonic, peer, user);
         if let Some(milliseconds) = penalty.refused_milliseconds {
             tracing::warn!(
@@ -353,14 +361,14 @@ impl Shard {
         )
         .map_err(|error| Cause::Violation(error.into()))?;
         let phase = std::mem::replace(&mut connection.phase, Phase::Greeting);
-        let Phase::Authenticating {
+        let Phase::Authenticating(under_way) = phase else {
+            return Ok(());
+        };
+        let Authenticating {
             connect,
             assigned,
             exchange,
-        } = phase
-        else {
-            return Ok(());
-        };
+        } = *under_way;
         let auth = match packet {
             Packet::Auth(auth) if auth.reason_code == ReasonCode::ContinueAuthentication => auth,
             Packet::Disconnect(_) => return Err(Cause::PeerGone),
@@ -417,11 +425,11 @@ impl Shard {
                     Some(data),
                 );
                 if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
-                    connection.phase = Phase::Authenticating {
+                    connection.phase = Phase::Authenticating(Box::new(Authenticating {
                         connect,
                         assigned,
                         exchange,
-                    };
+                    }));
                 }
                 self.write_packet(id, &asked);
                 Ok(())
@@ -443,13 +451,13 @@ impl Shard {
         else {
             return Ok(());
         };
-        let Some(method) = link.authentication_method.clone() else {
+        let Some(method) = link.rarities.authentication_method.clone() else {
             return Err(Cause::Violation(Violation::AuthWithoutMethod)); // [MQTT-4.12.0-6]
         };
         if auth.properties.authentication_method.as_deref() != Some(&*method) {
             return Err(Cause::Violation(Violation::AuthMethodChanged));
         }
-        let mut exchange = match (auth.reason_code, link.reauthentication.take()) {
+        let mut exchange = match (auth.reason_code, link.rarities.reauthentication.take()) {
             (ReasonCode::ReAuthenticate, None) => self
                 .new_authentication(id, &method)
                 .ok_or(Cause::Server(ReasonCode::NotAuthorized))?,
@@ -468,7 +476,7 @@ impl Shard {
                     .get_mut(session_id.slot, session_id.generation)
                     .and_then(|session| session.link.as_mut())
                 {
-                    link.reauthentication = Some(exchange);
+                    link.rarities.reauthentication = Some(exchange);
                 }
                 (ReasonCode::ContinueAuthentication, Some(data))
             }

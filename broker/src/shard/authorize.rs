@@ -13,7 +13,7 @@ use nightjar_storage::StoredMessage;
 
 use super::reload::renewed;
 use super::{Shard, Shared};
-use crate::authorization::{Authorization, address_of, security_of};
+use crate::authorization::{Authorization, security_of};
 use crate::clock::Now;
 use crate::identity::{ConnectionId, SessionId};
 use crate::message::MessageRef;
@@ -60,7 +60,7 @@ impl Shard {
                 .authorization
                 .rules_for(settings, &entry.listener);
             let user = session.user.as_deref();
-            let access = Access::find(rules.as_ref(), user, &session.client_id, &entry);
+            let access = Access::find(rules.as_ref(), user, &session.receiver.client_id, &entry);
             session.entry = Some(entry);
             session.set_access(access);
         }
@@ -82,7 +82,7 @@ impl Shard {
             return false;
         };
         let entry = Entry {
-            address: address_of(&connection.peer),
+            address: connection.peer.address().map(|address| address.ip()),
             certificate: connection.certificate.clone(),
             listener: Arc::clone(&connection.listener),
         };
@@ -157,7 +157,7 @@ impl Shard {
         if let Some(left_out) = self.denials.may_log(now) {
             tracing::info!(
                 "Denied will of {} ('{}', user {}): the rules do not allow it any more.{left_out}",
-                session.client_id.escape_debug(),
+                session.receiver.client_id.escape_debug(),
                 will.topic.escape_debug(),
                 user_name(session.user.as_deref()),
             );
@@ -176,7 +176,7 @@ impl Shard {
                 certificate: None,
                 listener: Arc::clone(listener),
             };
-            Access::find(rules.as_ref(), user, &session.client_id, &entry)
+            Access::find(rules.as_ref(), user, &session.receiver.client_id, &entry)
                 .is_none_or(|access| access.may_publish_whole(topic))
         })
     }
@@ -201,7 +201,7 @@ impl Shard {
         };
         tracing::info!(
             "Denied PUBLISH from {} (d{}, q{}, r{}, m{}, '{}', ... ({} bytes)), user {}, address {}: the rules do not allow it.{left_out}",
-            session.client_id.escape_debug(),
+            session.receiver.client_id.escape_debug(),
             u8::from(publish.dup),
             publish.qos as u8,
             u8::from(publish.retain),
@@ -233,7 +233,7 @@ impl Shard {
         };
         tracing::info!(
             "Denied SUBSCRIBE from {} ('{}'), user {}, address {}: the rules do not allow all of it.{left_out}",
-            session.client_id.escape_debug(),
+            session.receiver.client_id.escape_debug(),
             topic_filter.escape_debug(),
             user_name(session.user.as_deref()),
             connection.peer,

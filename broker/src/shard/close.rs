@@ -22,6 +22,7 @@ use crate::session::connect::refusal;
 use crate::session::counters::{Closed, SessionEnd};
 use crate::session::disconnect::WillFate;
 use crate::session::reason_string::Audience;
+use crate::session::seldom::Seldom;
 use crate::session::will::{self, Will};
 
 /// Why a connection ends.
@@ -112,9 +113,8 @@ impl Shard {
         }
         self.receive_bytes -= connection.received_bytes();
         connection.partial = Vec::new();
-        connection.unread = Vec::new();
-        connection.waiting_publishes.clear();
-        connection.waiting_bytes = 0;
+        connection.unread = Seldom::default();
+        connection.waiting_publishes = Seldom::default();
         connection.last_route = None;
         connection.mark_dirty(&mut self.sinks.dirty);
         self.log_closed(now, id, served, &cause);
@@ -235,7 +235,7 @@ impl Shard {
         };
         let mut out = self.sinks.outputs_nowhere(now, &self.shared);
         session.discard_messages(&mut out);
-        let client_id = std::sync::Arc::clone(&session.client_id);
+        let client_id = std::sync::Arc::clone(&session.receiver.client_id);
         // Also for a session that has just given up its expiry interval.
         let is_resumable = session.is_resumable();
         if session.is_stored {
@@ -249,8 +249,8 @@ impl Shard {
             }
         }
         self.retained_readings.remove(&id);
+        self.names.forget(&self.sessions, &client_id);
         self.sessions.remove(id.slot, id.generation);
-        self.by_client_id.remove(&*client_id);
         self.sinks.counters.sessions_ended[why as usize] += 1;
         self.shared.exchange.sessions.give_back(1);
         self.shared.exchange.forget_home(&client_id);
@@ -317,7 +317,7 @@ impl Shard {
         };
         connection.timer = None;
         match &connection.phase {
-            Phase::Greeting | Phase::Authenticating { .. } | Phase::Verifying { .. } => {
+            Phase::Greeting | Phase::Authenticating(_) | Phase::Verifying { .. } => {
                 self.close(now, id, Cause::ConnectTimeout)
             }
             Phase::Refusing { refusal } => {
@@ -346,12 +346,15 @@ impl Shard {
         };
         let Some(link) = &session.link else { return };
         let patience = u64::from(self.shared.settings.qos2_wait_seconds) * 1000;
-        let unreleased_due = link.unreleased_full_since.map(|since| since + patience);
+        let unreleased_due = link
+            .rarities
+            .unreleased_full_since
+            .map(|since| since + patience);
         if unreleased_due.is_some_and(|due| due <= now.monotonic) {
             self.close(now, id, Cause::Violation(Violation::UnreleasedTooLong));
             return;
         }
-        let refused_due = link.refused_at.map(|at| at + REFUSAL_MILLISECONDS);
+        let refused_due = link.rarities.refused_at.map(|at| at + REFUSAL_MILLISECONDS);
         if refused_due.is_some_and(|due| due <= now.monotonic) {
             self.close(now, id, Cause::NotOwned);
             return;

@@ -145,7 +145,7 @@ impl Shard {
         if answer.encoded_length(admitted.version) > admitted.link.maximum_packet_size as usize {
             return Err(Cause::Unanswerable); // [MQTT-3.1.2-24]
         }
-        let existing = self.by_client_id.get(&*connect.client_id).copied();
+        let existing = self.names.find(&self.sessions, &connect.client_id);
         if let Some(existing) = existing {
             let session = self.sessions.get(existing.slot, existing.generation);
             let user = admitted.user.as_deref();
@@ -170,7 +170,7 @@ impl Shard {
         assigned: bool,
     ) -> Result<(), Cause> {
         // The old connection may have been the session's end.
-        let existing = self.by_client_id.get(client_id).copied();
+        let existing = self.names.find(&self.sessions, client_id);
         let will_cost = admitted.will.as_ref().map_or(0, |will| will.cost());
         let will_bytes = &self.shared.exchange.will_bytes;
         let replaced_cost = existing
@@ -266,7 +266,7 @@ impl Shard {
         let is_kept = self.sinks.journal.enabled && (resumable || session.will.is_some());
         let record = is_kept.then(|| session.record());
         session.is_stored |= record.is_some();
-        let client_id = Arc::clone(&session.client_id);
+        let client_id = Arc::clone(&session.receiver.client_id);
         let groups: Vec<_> = session
             .subscriptions
             .values()
@@ -325,7 +325,7 @@ impl Shard {
         };
         self.sinks.counters.sessions_created += 1;
         self.shared.exchange.settle(&client_id, shard);
-        self.by_client_id.insert(client_id, id);
+        self.names.add(&self.sessions, id);
         id
     }
 
@@ -339,7 +339,7 @@ impl Shard {
                 self.assigned_ids.next_u64()
             );
             let is_ours = self.shared.exchange.home(&id, None) == self.id;
-            if is_ours && !self.by_client_id.contains_key(&*id) {
+            if is_ours && self.names.find(&self.sessions, &id).is_none() {
                 return id.into();
             }
         }

@@ -34,7 +34,7 @@ impl Shard {
             target: NOTICE,
             "New client connected from {} as {} (p{}, c{}, k{}{}).",
             connection.peer,
-            session.client_id.escape_debug(),
+            session.receiver.client_id.escape_debug(),
             session.version.level(),
             u8::from(link.clean_start),
             link.keep_alive,
@@ -71,7 +71,10 @@ impl Shard {
             tracing::debug!("Connection from {} closed: {cause}.", connection.peer);
             return;
         }
-        match self.throttle.admit(now.monotonic, &connection.peer) {
+        match self
+            .throttle
+            .admit(now.monotonic, &connection.peer.to_string())
+        {
             Verdict::Say => log_refused(connection, cause),
             Verdict::LeaveOutUntil(until) => {
                 let next = self.throttle_armed.map_or(until, |armed| armed.min(until));
@@ -90,7 +93,7 @@ impl Shard {
             tracing::debug!(
                 target: SUBSCRIBE,
                 "{} {} {}",
-                session.client_id.escape_debug(),
+                session.receiver.client_id.escape_debug(),
                 granted.as_u8(),
                 topic_filter.escape_debug()
             );
@@ -104,7 +107,7 @@ impl Shard {
             tracing::debug!(
                 target: UNSUBSCRIBE,
                 "{} {}",
-                session.client_id.escape_debug(),
+                session.receiver.client_id.escape_debug(),
                 topic_filter.escape_debug()
             );
         }
@@ -113,10 +116,11 @@ impl Shard {
     /// Who has subscribed to what, for whoever asks with a signal.
     pub fn log_subscriptions(&self) {
         let mut sessions: Vec<&Session> = self.sessions.iter().collect();
-        sessions.sort_unstable_by(|one, other| one.client_id.cmp(&other.client_id));
+        sessions
+            .sort_unstable_by(|one, other| one.receiver.client_id.cmp(&other.receiver.client_id));
         let subscriptions = sessions.iter().flat_map(|session| {
             let each = session.subscriptions.iter();
-            each.map(|(filter, subscription)| (&session.client_id, filter, subscription))
+            each.map(|(filter, subscription)| (&session.receiver.client_id, filter, subscription))
         });
         let count: usize = sessions
             .iter()
@@ -151,7 +155,7 @@ impl Shard {
 }
 
 fn log_goodbye(connection: &Connection, session: &Session, cause: &Cause, is_wanted: bool) {
-    let client_id = session.client_id.escape_debug();
+    let client_id = session.receiver.client_id.escape_debug();
     match cause {
         Cause::Violation(violation) => tracing::info!(
             target: NOTICE,

@@ -22,6 +22,7 @@ mod connect;
 mod groups;
 mod log;
 mod mail;
+mod names;
 mod ownership;
 mod packet;
 mod pages;
@@ -48,7 +49,6 @@ use chacha20::rand_core::SeedableRng;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use nightjar_certs::Client;
-use nightjar_codec::packet::Connect;
 use nightjar_codec::{Limits, ProtocolVersion, cut};
 use nightjar_storage::{Checkpoint, Durability, Journal, StoredMessage};
 
@@ -57,23 +57,26 @@ use crate::authorization::Authorization;
 use crate::clock::Now;
 use crate::exchange::Exchange;
 use crate::exchange::delivery::Route;
-use crate::identity::{ConnectionId, GroupId, SessionId, ShardId, Ticket};
+use crate::identity::{ConnectionId, GroupId, Peer, SessionId, ShardId, Ticket};
 use crate::session::Session;
-use crate::session::authenticate::{Exchange as Authentication, Methods};
+use crate::session::authenticate::Methods;
 use crate::session::counters::InflightGauges;
 use crate::session::output::{Counters, FrameCache, JournalSink, Outputs};
 use crate::session::queue::MemoryLimits;
 use crate::session::quota::QueueLimits;
+use crate::session::seldom::Seldom;
 use crate::session::send_buffer::{BufferPool, SendBuffer};
 use crate::settings::{ListenerSettings, Settings};
 pub use authenticate::Refusal;
-use authenticate::{Claimant, Login};
+use authenticate::{Authenticating, Claimant, Login};
 use authorize::Denials;
 use by_listener::{ListenerPlace, Listeners};
 pub use close::Cause;
 use groups::Handing;
 pub use mail::{Mail, PostOffice};
+use names::Names;
 use ownership::{Appended, Progress, Waits};
+use partial::WaitingPublishes;
 use pressure::{Needs, Pressure};
 use publish::RouteCache;
 pub use recovery::restore_groups_and_retained;
@@ -113,7 +116,7 @@ pub struct Shard {
     pre_auth_limits: Limits,
     connections: Slots<Connection>,
     sessions: Slots<Session>,
-    by_client_id: HashMap<Arc<str>, SessionId, FixedState>,
+    names: Names,
     session_timers: HashMap<SessionId, u64, FixedState>,
     routes: RouteCache,
     timers: Timers,
@@ -182,8 +185,7 @@ struct Sinks {
 /// A Network Connection, from the shard's side.
 pub struct Connection {
     id: ConnectionId,
-    /// Address and port, for the log.
-    pub peer: Box<str>,
+    pub peer: Peer,
     phase: Phase,
     version: ProtocolVersion,
     /// As CONNECT said; for the CONNACK that refuses it.
@@ -194,7 +196,7 @@ pub struct Connection {
     /// The beginning of a packet whose rest has not come.
     partial: Vec<u8>,
     /// Read, and left for the next turn because this one has made enough already.
-    unread: Vec<u8>,
+    unread: Seldom<Vec<u8>>,
     last_received: u64,
     timer: Option<u64>,
     /// Where its last PUBLISH led. Its client may publish there, under the rules in force.
@@ -214,9 +216,7 @@ pub struct Connection {
     /// What its user has proved to be that user with; for the next reload.
     credential: Option<Arc<Hash>>,
     needs: Needs,
-    /// PUBLISH packets that wait for PUBRELs (D22), in order.
-    waiting_publishes: VecDeque<Box<[u8]>>,
-    waiting_bytes: u64,
+    waiting_publishes: Seldom<WaitingPublishes>,
 }
 
 /// How far a connection has come.
@@ -224,12 +224,7 @@ enum Phase {
     /// CONNECT is awaited.
     Greeting,
     /// The server asked for more Authentication Data.
-    Authenticating {
-        connect: Box<Connect>,
-        /// Its client id is one we made up, which CONNACK tells.
-        assigned: bool,
-        exchange: Authentication,
-    },
+    Authenticating(Box<Authenticating>),
     /// A password is being compared; nothing is read meanwhile.
     Verifying {
         login: Box<Login>,
@@ -246,15 +241,21 @@ enum Phase {
 }
 
 /// What the driver does after `receive`.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Received {
     Continue,
-    /// The client's session lives on another shard: hand over the socket with these unread bytes. The connection is gone
-    /// from this shard.
-    Move {
-        home: ShardId,
-        unread: Vec<u8>,
-    },
+    /// The client's session lives on another shard: hand over the socket. The connection is gone from this shard.
+    Move(Box<Departure>),
+}
+
+/// What goes with a socket to the shard of its client's session.
+#[derive(Debug)]
+pub struct Departure {
+    pub home: ShardId,
+    pub unread: Vec<u8>,
+    pub peer: Peer,
+    pub listener: Arc<ListenerSettings>,
+    pub client: Option<Arc<Client>>,
 }
 
 impl Shard {
@@ -275,7 +276,7 @@ impl Shard {
             pre_auth_limits,
             connections: Slots::default(),
             sessions: Slots::default(),
-            by_client_id: HashMap::with_hasher(hasher.clone()),
+            names: Names::new(hasher.clone()),
             session_timers: HashMap::with_hasher(hasher.clone()),
             checkpoint: None,
             routes: RouteCache::new(hasher.clone()),
@@ -333,7 +334,13 @@ impl Shard {
     }
 
     /// A connection that nothing is known of but its peer and where it came in.
-    pub fn open(&mut self, now: Now, peer: &str, listener: &Arc<ListenerSettings>) -> ConnectionId {
+    pub fn open(
+        &mut self,
+        now: Now,
+        peer: impl Into<Peer>,
+        listener: &Arc<ListenerSettings>,
+    ) -> ConnectionId {
+        let peer = peer.into();
         let current = self.current_listener(listener);
         let is_gone = current.is_none();
         let listener = &current.unwrap_or_else(|| Arc::clone(listener));
@@ -343,14 +350,14 @@ impl Shard {
         let listener_place = self.listeners.place_of(listener);
         let (slot, generation) = self.connections.insert(|slot, generation| Connection {
             id: ConnectionId { slot, generation },
-            peer: peer.into(),
+            peer,
             phase: Phase::Greeting,
             version: ProtocolVersion::V3_1_1,
             maximum_packet_size: u32::MAX,
             send: SendBuffer::default(),
             traced: 0,
             partial: Vec::new(),
-            unread: Vec::new(),
+            unread: Seldom::default(),
             last_received: now.monotonic,
             timer: None,
             last_route: None,
@@ -364,8 +371,7 @@ impl Shard {
             claimant: None,
             credential: None,
             needs: Needs::default(),
-            waiting_publishes: VecDeque::new(),
-            waiting_bytes: 0,
+            waiting_publishes: Seldom::default(),
         });
         let id = ConnectionId { slot, generation };
         self.arm_connection(id, Some(deadline));
@@ -608,7 +614,7 @@ impl Shard {
     /// the client's own PUBLISH packets wait for PUBRELs above their bound.
     fn is_behind(&self, connection: &Connection) -> bool {
         let waiting_max = self.shared.settings.qos2_unreleased_bytes_max;
-        connection.waiting_bytes >= waiting_max
+        connection.waiting_publishes.bytes >= waiting_max
             || self.waits_for_room(connection)
             || self.is_congested()
     }
@@ -744,16 +750,21 @@ impl Shard {
     }
 
     fn move_away(&mut self, id: ConnectionId, home: ShardId, unread: &[u8]) -> Received {
-        if let Some(connection) = self.connections.get(id.slot, id.generation) {
-            // They are counted where they are read again.
-            let counters = self.listeners.at(connection.listener_place);
-            counters.bytes_received -= unread.len() as u64;
-        }
-        self.released(id);
-        Received::Move {
+        let Some(connection) = self.connections.get(id.slot, id.generation) else {
+            return Received::Continue;
+        };
+        // They are counted where they are read again.
+        let counters = self.listeners.at(connection.listener_place);
+        counters.bytes_received -= unread.len() as u64;
+        let departure = Departure {
             home,
             unread: unread.to_vec(),
-        }
+            peer: connection.peer.clone(),
+            listener: Arc::clone(&connection.listener),
+            client: connection.certificate.clone(),
+        };
+        self.released(id);
+        Received::Move(Box::new(departure))
     }
 
     fn arm_connection(&mut self, id: ConnectionId, deadline: Option<u64>) {
@@ -795,7 +806,7 @@ impl Connection {
 
     /// What counts against `receive_bytes_max`.
     fn received_bytes(&self) -> u64 {
-        (self.partial.len() + self.unread.len()) as u64 + self.waiting_bytes
+        (self.partial.len() + self.unread.len()) as u64 + self.waiting_publishes.bytes
     }
 
     fn is_served(&self) -> bool {

@@ -41,7 +41,7 @@ impl Shard {
                 }
                 Err(cause) => Err(cause),
             },
-            Phase::Authenticating { .. } => self.continue_authentication(now, id, packet),
+            Phase::Authenticating(_) => self.continue_authentication(now, id, packet),
             Phase::Verifying { .. } | Phase::Refusing { .. } | Phase::Closing => Ok(()),
         };
         let first_byte = packet.first().copied().unwrap_or_default();

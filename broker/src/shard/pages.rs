@@ -49,7 +49,7 @@ impl Shard {
         let Some(checkpoint) = &self.checkpoint else {
             return;
         };
-        let owner = Owner::Session(session.client_id.clone());
+        let owner = Owner::Session(session.receiver.client_id.clone());
         let page = checkpoint.queued(&owner, &session.queue.next_page(), PAGE_BYTES_MAX);
         match page {
             Ok(page) if !page.is_empty() => {
@@ -66,7 +66,7 @@ impl Shard {
                         Ok(_) => "the next message is not there".to_owned(),
                         Err(error) => error.to_string(),
                     };
-                    let client_id = session.client_id.escape_debug();
+                    let client_id = session.receiver.client_id.escape_debug();
                     tracing::error!("The queue of {client_id} cannot be read: {why}.");
                 }
                 self.read_page_later(now, id, misses);

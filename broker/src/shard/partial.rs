@@ -1,13 +1,75 @@
 //! What was read of a connection and cannot be served yet: the beginning of a packet, and what one turn had no room for. All of
 //! it together is bounded (D19).
 
+use std::collections::VecDeque;
+
 use nightjar_codec::cut;
 
-use super::{Cause, Connection, Received, Shard};
+use super::{Cause, Connection, Phase, Received, Shard};
 use crate::clock::Now;
 use crate::identity::ConnectionId;
+use crate::session::seldom::{Nothing, Seldom};
+
+/// PUBLISH packets that wait for PUBRELs (D22), in order.
+#[derive(Default)]
+pub(super) struct WaitingPublishes {
+    pub(super) packets: VecDeque<Box<[u8]>>,
+    pub(super) bytes: u64,
+}
+
+impl Nothing for WaitingPublishes {
+    const NOTHING: &'static Self = &Self {
+        packets: VecDeque::new(),
+        bytes: 0,
+    };
+}
 
 impl Shard {
+    pub(super) fn put_aside(&mut self, now: Now, id: ConnectionId, packet: &[u8]) {
+        if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
+            let waiting = &mut *connection.waiting_publishes;
+            waiting.packets.push_back(packet.into());
+            waiting.bytes += waiting_cost(packet);
+            self.receive_bytes += waiting_cost(packet);
+            self.bound_received(now);
+        }
+    }
+
+    /// A PUBREL made room: the PUBLISH packets that waited come first.
+    pub(super) fn retry_waiting_publishes(&mut self, now: Now, id: ConnectionId) {
+        loop {
+            let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
+                return;
+            };
+            let Phase::Serving { session } = connection.phase else {
+                return;
+            };
+            if connection.waiting_publishes.packets.is_empty() {
+                return;
+            }
+            let waiting = &mut *connection.waiting_publishes;
+            let Some(packet) = waiting.packets.pop_front() else {
+                return;
+            };
+            waiting.bytes -= waiting_cost(&packet);
+            let before = waiting.packets.len();
+            self.receive_bytes -= waiting_cost(&packet);
+            let result = self.accept_publish(now, id, session, &packet);
+            if let Err(cause) = result {
+                self.close(now, id, cause);
+                return;
+            }
+            let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
+                return;
+            };
+            if connection.waiting_publishes.packets.len() > before {
+                // Still no room: it went to the back, and belongs in front.
+                connection.waiting_publishes.packets.rotate_right(1);
+                return;
+            }
+        }
+    }
+
     pub(super) fn complete_partial(
         &mut self,
         now: Now,
@@ -81,7 +143,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
             return;
         };
-        connection.unread = rest.to_vec();
+        connection.unread = Seldom::from(rest.to_vec());
         self.receive_bytes += rest.len() as u64;
         self.bound_received(now);
     }
@@ -112,3 +174,8 @@ impl Shard {
 
 /// A packet of which nothing has come for so long makes no progress.
 const IDLE_MILLISECONDS: u64 = 1000;
+
+/// What a packet that was put aside counts for: itself and its place in the queue.
+fn waiting_cost(packet: &[u8]) -> u64 {
+    packet.len() as u64 + 64
+}

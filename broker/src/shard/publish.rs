@@ -48,7 +48,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
             return Ok(());
         };
-        if !connection.waiting_publishes.is_empty() {
+        if !connection.waiting_publishes.packets.is_empty() {
             // Behind one that waits: order is kept (D22).
             self.put_aside(now, id, packet);
             return Ok(());
@@ -56,7 +56,7 @@ impl Shard {
         self.accept_publish(now, id, session, packet)
     }
 
-    fn accept_publish(
+    pub(super) fn accept_publish(
         &mut self,
         now: Now,
         id: ConnectionId,
@@ -100,10 +100,10 @@ impl Shard {
                 return Ok(());
             }
             Inbound::Wait => {
-                let since = session
-                    .link
-                    .as_mut()
-                    .map(|link| link.unreleased_full_since.get_or_insert(now.monotonic));
+                let since = session.link.as_mut().map(|link| {
+                    let since = &mut link.rarities.unreleased_full_since;
+                    since.get_or_insert(now.monotonic)
+                });
                 let due = since
                     .map(|since| *since + u64::from(self.shared.settings.qos2_wait_seconds) * 1000);
                 self.put_aside(now, id, packet);
@@ -328,7 +328,8 @@ impl Shard {
     fn name_publisher(&self, message: &mut MessageRef<'_>) {
         let publisher = message.publisher;
         let session = publisher.and_then(|id| self.sessions.get(id.slot, id.generation));
-        message.publisher_client_id = session.map(|session| Arc::clone(&session.client_id));
+        message.publisher_client_id =
+            session.map(|session| Arc::clone(&session.receiver.client_id));
         if message.retain {
             message.publisher_user = session.and_then(|session| session.user.clone());
         }
@@ -717,46 +718,6 @@ impl Shard {
         self.shared.exchange.totals.release(reserved);
     }
 
-    fn put_aside(&mut self, now: Now, id: ConnectionId, packet: &[u8]) {
-        if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
-            connection.waiting_publishes.push_back(packet.into());
-            connection.waiting_bytes += waiting_cost(packet);
-            self.receive_bytes += waiting_cost(packet);
-            self.bound_received(now);
-        }
-    }
-
-    /// A PUBREL made room: the PUBLISH packets that waited come first.
-    pub(super) fn retry_waiting_publishes(&mut self, now: Now, id: ConnectionId) {
-        loop {
-            let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
-                return;
-            };
-            let super::Phase::Serving { session } = connection.phase else {
-                return;
-            };
-            let Some(packet) = connection.waiting_publishes.pop_front() else {
-                return;
-            };
-            connection.waiting_bytes -= waiting_cost(&packet);
-            self.receive_bytes -= waiting_cost(&packet);
-            let before = connection.waiting_publishes.len();
-            let result = self.accept_publish(now, id, session, &packet);
-            if let Err(cause) = result {
-                self.close(now, id, cause);
-                return;
-            }
-            let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
-                return;
-            };
-            if connection.waiting_publishes.len() > before {
-                // Still no room: it went to the back, and belongs in front.
-                connection.waiting_publishes.rotate_right(1);
-                return;
-            }
-        }
-    }
-
     fn arm_connection_earlier(&mut self, id: ConnectionId, due: Option<u64>) {
         let Some(connection) = self.connections.get(id.slot, id.generation) else {
             return;
@@ -777,7 +738,7 @@ impl Shard {
             return;
         };
         if let Some(link) = session.link.as_mut() {
-            link.refused_at.get_or_insert(now.monotonic);
+            link.rarities.refused_at.get_or_insert(now.monotonic);
         }
         self.arm_connection_earlier(id, Some(now.monotonic + REFUSAL_MILLISECONDS));
     }
@@ -785,11 +746,6 @@ impl Shard {
 
 pub(super) fn panic_if_planted(planted: Option<&str>, topic: &str) {
     assert!(planted != Some(topic), "a test asked for this panic");
-}
-
-/// What a packet that was put aside counts for: itself and its place in the queue.
-fn waiting_cost(packet: &[u8]) -> u64 {
-    packet.len() as u64 + 64
 }
 
 /// Sessions that are to own the message: resumable ones that get it at QoS 1 or 2.

@@ -198,7 +198,7 @@ impl Shard {
             slot,
             generation,
         };
-        self.by_client_id.insert(name, id);
+        self.names.add(&self.sessions, id);
         self.shared.exchange.sessions.take_anyway(1);
         let grace = u64::from(self.shared.settings.will_restart_grace_seconds) * 1000;
         if let Some(session) = self.sessions.get_mut(slot, generation) {
@@ -265,7 +265,7 @@ impl Shard {
 
     /// The session of this client, unless it is over.
     fn resumable(&self, client_id: &str) -> Option<SessionId> {
-        let id = *self.by_client_id.get(client_id)?;
+        let id = self.names.find(&self.sessions, client_id)?;
         let session = self.sessions.get(id.slot, id.generation)?;
         session.is_resumable().then_some(id)
     }

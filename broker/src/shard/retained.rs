@@ -141,7 +141,7 @@ impl Shard {
                         ..(*message).clone()
                     });
                     let owner = OwnerEntry {
-                        owner: Owner::Session(Arc::clone(&session.client_id)),
+                        owner: Owner::Session(Arc::clone(&session.receiver.client_id)),
                         qos,
                         retain: true,
                         subscription_identifiers: current.subscription_identifiers.to_vec(),

@@ -66,6 +66,11 @@ impl<T> Slots<T> {
             .as_mut()
     }
 
+    /// Whatever lives in that slot now.
+    pub(crate) fn at(&self, slot: u32) -> Option<&T> {
+        self.slots.get(slot as usize)?.value.as_ref()
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.slots.iter().filter_map(|slot| slot.value.as_ref())
     }

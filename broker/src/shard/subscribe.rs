@@ -66,7 +66,7 @@ impl Shard {
             })
             .collect();
         let resumable = session.is_resumable();
-        let client_id: Box<str> = (&*session.client_id).into();
+        let client_id: Box<str> = (&*session.receiver.client_id).into();
         for topic_filter in denied {
             self.note_denied_subscribe(now, id, session_id, topic_filter);
         }
@@ -193,7 +193,7 @@ impl Shard {
             return Ok(());
         };
         let resumable = session.is_resumable();
-        let client_id: Box<str> = (&*session.client_id).into();
+        let client_id: Box<str> = (&*session.receiver.client_id).into();
         let existing: Vec<bool> = unsubscribe
             .topic_filters
             .iter()

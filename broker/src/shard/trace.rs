@@ -59,7 +59,7 @@ impl Shard {
         };
         session.map_or_else(
             || connection.peer.to_string(),
-            |session| session.client_id.to_string(),
+            |session| session.receiver.client_id.to_string(),
         )
     }
 }

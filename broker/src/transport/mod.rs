@@ -13,11 +13,9 @@ pub(crate) mod unix;
 mod upgrade;
 mod websocket;
 
-use std::fmt;
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -26,6 +24,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+pub use crate::identity::Peer;
 use crate::session::send_buffer::{BufferPool, SendBuffer};
 use tls::Secure;
 use websocket::WebSocket;
@@ -55,14 +54,6 @@ enum DetachedStream {
     Tcp(std::net::TcpStream),
     Unix(std::os::unix::net::UnixStream),
     Tls(Box<Self>, Box<tls::Session>),
-}
-
-/// Who is at the other end, as far as the socket or a trusted proxy tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Peer {
-    Address(SocketAddr),
-    /// A Unix socket has no addresses of clients: they are called by the listener's path.
-    Path(Arc<str>),
 }
 
 /// What a read brought.
@@ -334,25 +325,6 @@ impl Stream {
                 Ok(0) | Err(_) => return,
                 Ok(_) => {}
             }
-        }
-    }
-}
-
-impl Peer {
-    /// The address, where it has one.
-    pub fn ip(&self) -> Option<IpAddr> {
-        match self {
-            Self::Address(address) => Some(address.ip().to_canonical()),
-            Self::Path(_) => None,
-        }
-    }
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address(address) => address.fmt(f),
-            Self::Path(path) => f.write_str(path),
         }
     }
 }

@@ -294,7 +294,7 @@ impl World {
                 let client = self
                     .clients
                     .iter()
-                    .find(|client| client.name == *session.client_id);
+                    .find(|client| client.name == *session.receiver.client_id);
                 let filters = session
                     .subscriptions
                     .keys()
@@ -306,7 +306,7 @@ impl World {
                 assert!(
                     session.queued_messages() == 0,
                     "violation: {} has {} messages that wait, though it is online and idle",
-                    session.client_id,
+                    session.receiver.client_id,
                     session.queued_messages()
                 );
             });
@@ -341,7 +341,7 @@ impl World {
         let mut ending = BTreeSet::new();
         for shard in &broker.shards {
             shard.each_session(|session| {
-                let client_id = session.client_id.to_string();
+                let client_id = session.receiver.client_id.to_string();
                 if session.is_resumable() {
                     let filters: BTreeSet<String> = session
                         .subscriptions
