@@ -12,7 +12,7 @@ use nightjar_codec::topic::{validate_topic_filter, validate_topic_name};
 
 use crate::authorization::{self, Authorization, security_of};
 use crate::config::{self, ConfigError};
-use crate::session::publish::may_publish_to;
+use crate::session::publish::{is_control_request, may_publish_to};
 use crate::settings::{AclSubscribe, ListenerSettings, Settings};
 
 /// Ask what the rules allow, or look for mistakes in them.
@@ -115,9 +115,14 @@ fn answer(explain: &Explain) -> Result<Outcome, AclError> {
         Asked::Receive => (Action::Receive, validate_topic_name(&explain.topic)),
     };
     is_valid.map_err(|_| AclError::InvalidTopic(explain.topic.clone()))?;
-    let (well, reason) = if action == Action::Publish && !may_publish_to(&explain.topic) {
+    let rules = authorization.rules_for(&settings, &listener);
+    let is_asked = is_control_request(&explain.topic, &settings)
+        && rules.is_some()
+        && listener.mount_point.is_none();
+    let is_reserved = action == Action::Publish && !may_publish_to(&explain.topic);
+    let (well, reason) = if is_reserved && !is_asked {
         (false, "the topic is the broker's own".to_owned())
-    } else if let Some(rules) = authorization.rules_for(&settings, &listener) {
+    } else if let Some(rules) = rules {
         let mut identity = Identity::new(explain.user.as_deref(), &explain.client);
         identity.address = explain.address;
         let permissions = rules.permissions(identity);
@@ -287,6 +292,28 @@ mod tests {
             let outcome = ask(&[&fixed[..1], &user, &fixed[1..]].concat());
             assert_eq!(outcome.well, well, "{}", outcome.report);
             assert!(outcome.report.contains(place), "{}", outcome.report);
+        }
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn explain_knows_when_the_broker_may_be_asked() {
+        let directory = directory("control", "user u\ntopic write $CONTROL/#\n");
+        let config = directory.join("toml");
+        let rules = std::fs::read_to_string(&config).unwrap();
+        let on = "control_api = true\n";
+        let request = "$CONTROL/broker/v1";
+        for (text, user, topic, well) in [
+            (format!("{on}{rules}"), "u", request, true),
+            (format!("{on}{rules}"), "u", "$CONTROL/broker/v2", false),
+            (format!("{on}{rules}"), "v", request, false),
+            (rules, "u", request, false),
+            (on.to_owned(), "u", request, false),
+        ] {
+            std::fs::write(&config, &text).unwrap();
+            let file = config.to_str().unwrap();
+            let outcome = ask(&["explain", "-c", file, "--user", user, "publish", topic]);
+            assert_eq!(outcome.well, well, "{text}{}", outcome.report);
         }
         std::fs::remove_dir_all(&directory).unwrap();
     }

@@ -223,6 +223,11 @@ impl Start {
                  the users are. To accept everybody who can reach the listeners: allow_anonymous = true"
             );
         }
+        if self.settings.control_api && self.settings.tells_nobody() {
+            tracing::warn!(
+                "Nobody may publish to $CONTROL/broker/v1: it takes a rule of an acl_file, and there is none."
+            );
+        }
     }
 }
 

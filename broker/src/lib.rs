@@ -13,6 +13,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod connection;
+pub mod control;
 pub mod data;
 pub mod door_counts;
 pub mod doors;

@@ -231,6 +231,9 @@ pub struct Settings {
     pub log: LogSettings,
     /// Seconds between two publications of `$SYS`; 0 = none.
     pub sys_interval_seconds: u32,
+    /// Whether `$CONTROL/broker/v1` is answered, to those whom a rule allows to publish there. If not, nobody may. What of a request is
+    /// answered is bounded in `control.rs`.
+    pub control_api: bool,
     /// Where metrics and health are served over HTTP, to whoever can reach it; `None` = nowhere. The default address may be
     /// taken, which is a warning; any other that cannot be opened stops the start. 16 connections at a time; one more is closed.
     pub http_listener: Option<SocketAddr>,
@@ -305,6 +308,14 @@ impl Settings {
         self.listeners
             .iter()
             .find(|listener| listener.endpoints.contains(endpoint))
+    }
+
+    /// True when nobody may ask what `control_api` tells: it takes a rule.
+    pub fn tells_nobody(&self) -> bool {
+        self.listeners.iter().all(|listener| {
+            let security = listener.security.as_ref().unwrap_or(&self.security);
+            security.acl_file.is_none()
+        })
     }
 
     /// True when no client can be accepted: nobody without a name, and there are no names.
@@ -387,6 +398,7 @@ impl Default for Settings {
             log_level: LogLevel::Information,
             log: LogSettings::default(),
             sys_interval_seconds: 10,
+            control_api: false,
             http_listener: Some(DEFAULT_HTTP_LISTENER),
         }
     }

@@ -8,6 +8,7 @@ mod acknowledge;
 mod auth;
 mod authorize;
 mod connect;
+mod control;
 mod disconnect;
 mod durable;
 mod flow_control;

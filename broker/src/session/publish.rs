@@ -16,6 +16,7 @@ use super::output::Outputs;
 use super::reason_string::Audience;
 use super::seldom::Seldom;
 use super::{AcknowledgementFifo, Session, Violation, WaitingAcknowledgement};
+use crate::control;
 use crate::identity::Ticket;
 use crate::settings::Settings;
 
@@ -26,6 +27,8 @@ pub enum Inbound {
         topic: ResolvedTopic,
         receipt: Receipt,
     },
+    /// A request to the broker itself: answer it, then call `handle_accepted`.
+    Control { receipt: Receipt },
     /// A repeat that was answered, or will be when what it repeats is durable.
     Answered,
     /// Not now, after an earlier one was refused; it will come again.
@@ -220,6 +223,9 @@ impl Session {
             }
         };
         if is_denied || !may_publish_to(name) {
+            if self.may_ask_broker(name, out.settings) {
+                return self.handle_control(publish, out);
+            }
             out.counters.publishes_not_authorized += 1;
             self.refuse(publish, ReasonCode::NotAuthorized, out)?;
             return Ok(Inbound::Denied { topic });
@@ -257,23 +263,9 @@ impl Session {
                 Receipt::Puback(packet_id)
             }
             (QoS::ExactlyOnce, Some(packet_id)) => {
-                if self.unreleased.contains(packet_id) {
-                    return self.handle_repeat(packet_id, publish, name, out);
+                if let Some(settled) = self.begin_qos2(packet_id, publish, name, out)? {
+                    return Ok(settled);
                 }
-                if !self.version.is_v5() && self.unreleased.is_full(out.settings) {
-                    return Ok(Inbound::Wait);
-                }
-                self.count_unacknowledged(out.settings)?;
-                let bytes = publish.payload.len() as u64;
-                let unreleased = Unreleased {
-                    fingerprint: fingerprint(name, publish.payload),
-                    without_dup: u8::from(!publish.dup),
-                    bytes,
-                    ticket: None,
-                    reason_code: ReasonCode::Success,
-                    accepted: false,
-                };
-                self.unreleased.insert(packet_id, unreleased);
                 Receipt::Pubrec(packet_id)
             }
             _ => Receipt::None,
@@ -281,6 +273,85 @@ impl Session {
         out.counters.messages_received[publish.qos as usize] += 1;
         out.counters.payload_bytes_received += publish.payload.len() as u64;
         Ok(Inbound::Publish { topic, receipt })
+    }
+
+    /// Remembers the packet id of a QoS 2 message. `Some`: there is no message to serve, or not yet.
+    fn begin_qos2(
+        &mut self,
+        packet_id: PacketId,
+        publish: &PublishRef<'_>,
+        topic: &str,
+        out: &mut Outputs<'_>,
+    ) -> Result<Option<Inbound>, Violation> {
+        if self.unreleased.contains(packet_id) {
+            return self.handle_repeat(packet_id, publish, topic, out).map(Some);
+        }
+        if !self.version.is_v5() && self.unreleased.is_full(out.settings) {
+            return Ok(Some(Inbound::Wait));
+        }
+        self.count_unacknowledged(out.settings)?;
+        let unreleased = Unreleased {
+            fingerprint: fingerprint(topic, publish.payload),
+            without_dup: u8::from(!publish.dup),
+            bytes: publish.payload.len() as u64,
+            ticket: None,
+            reason_code: ReasonCode::Success,
+            accepted: false,
+        };
+        self.unreleased.insert(packet_id, unreleased);
+        Ok(None)
+    }
+
+    /// What the broker is asked needs a rule that allows it, where other topics need none without an acl_file. Below a mount
+    /// point this topic is another.
+    #[cold]
+    fn may_ask_broker(&self, topic: &str, settings: &Settings) -> bool {
+        let is_mounted = self
+            .link
+            .as_ref()
+            .is_some_and(|link| link.terms.is_mounted());
+        is_control_request(topic, settings)
+            && !is_mounted
+            && self
+                .access
+                .as_ref()
+                .is_some_and(|access| access.may_publish(topic))
+    }
+
+    /// A request to the broker itself is counted and acknowledged as every PUBLISH; the exchange does not see it.
+    #[cold]
+    fn handle_control(
+        &mut self,
+        publish: &PublishRef<'_>,
+        out: &mut Outputs<'_>,
+    ) -> Result<Inbound, Violation> {
+        let link = self.link.as_mut().expect("a packet comes over a link");
+        if let Some(alias) = publish.properties.topic_alias
+            && !publish.topic.is_empty()
+        {
+            let maximum = link.terms.topic_alias_maximum;
+            link.inbound_aliases.set(alias, maximum, publish.topic)?;
+        }
+        if link.rarities.refused_at.is_some() && publish.qos > QoS::AtMostOnce {
+            return Ok(Inbound::Refused);
+        }
+        let receipt = match (publish.qos, publish.packet_id) {
+            (QoS::AtLeastOnce, Some(packet_id)) => {
+                self.count_unacknowledged(out.settings)?;
+                Receipt::Puback(packet_id)
+            }
+            (QoS::ExactlyOnce, Some(packet_id)) => {
+                let topic = control::REQUEST_TOPIC;
+                if let Some(settled) = self.begin_qos2(packet_id, publish, topic, out)? {
+                    return Ok(settled);
+                }
+                Receipt::Pubrec(packet_id)
+            }
+            _ => Receipt::None,
+        };
+        out.counters.messages_received[publish.qos as usize] += 1;
+        out.counters.payload_bytes_received += publish.payload.len() as u64;
+        Ok(Inbound::Control { receipt })
     }
 
     /// The exchange owns the message, or has refused it (`reason_code` of 0x80 or more).
@@ -552,6 +623,11 @@ pub fn may_publish_to(topic: &str) -> bool {
     };
     let bridge_state = topic.starts_with("$SYS/broker/connection/") && topic.ends_with("/state");
     bridge_state || !RESERVED.iter().any(|root| below(root))
+}
+
+/// Whether the broker itself is asked something there, if the rules allow it.
+pub fn is_control_request(topic: &str, settings: &Settings) -> bool {
+    settings.control_api && topic == control::REQUEST_TOPIC
 }
 
 const RESERVED: [&str; 3] = ["$SYS", "$CONTROL", "$share"];

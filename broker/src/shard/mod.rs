@@ -19,6 +19,7 @@ mod by_listener;
 mod certificate;
 mod close;
 mod connect;
+mod control;
 mod groups;
 mod log;
 mod mail;

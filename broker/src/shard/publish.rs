@@ -87,6 +87,10 @@ impl Shard {
             .is_some_and(|link| link.unheard_refusals > 0);
         let (topic, receipt) = match inbound {
             Inbound::Publish { topic, receipt } => (topic, receipt),
+            Inbound::Control { receipt } => {
+                self.answer_control(now, id, session_id, &publish, receipt);
+                return Ok(());
+            }
             Inbound::Answered | Inbound::Refused => {
                 connection.mark_dirty(&mut self.sinks.dirty);
                 self.note_waiting_acknowledgements(now, id);
@@ -139,10 +143,7 @@ impl Shard {
         let refuses = refuses && receipt != Receipt::None;
         let accepted = if refuses || self.cannot_own(&message, &route, receipt, id) {
             self.sinks.counters.publishes_not_owned += 1;
-            Accepted {
-                reason_code: ReasonCode::QuotaExceeded,
-                ticket: None,
-            }
+            NOT_OWNED
         } else {
             self.in_shared_room = true;
             let accepted = self.publish_along(now, &mut message, &route, receipt);
@@ -161,7 +162,7 @@ impl Shard {
 
     /// The journal has failed, and the acknowledgement of this message would have to wait for it: it is refused before
     /// anything of it is remembered (D5).
-    fn cannot_own(
+    pub(super) fn cannot_own(
         &self,
         message: &MessageRef<'_>,
         route: &Route,
@@ -216,10 +217,7 @@ impl Shard {
         let is_owned = message.qos > QoS::AtMostOnce && !message.is_from_broker();
         if message.retain && is_owned && !self.retained_would_fit(message) {
             self.sinks.counters.retained_refused += 1;
-            return Accepted {
-                reason_code: ReasonCode::QuotaExceeded,
-                ticket: None,
-            };
+            return NOT_OWNED;
         }
         if message.retain {
             if self.sinks.journal.enabled && is_owned {
@@ -259,10 +257,7 @@ impl Shard {
             && taken == 0
             && self.sinks.queue_limits.policy == QueuePolicy::Refuse;
         if refused {
-            return Accepted {
-                reason_code: ReasonCode::QuotaExceeded,
-                ticket: None,
-            }; // D1
+            return NOT_OWNED; // D1
         }
         let ticket = if durable {
             self.own(message, route, &skipped)
@@ -335,7 +330,7 @@ impl Shard {
         }
     }
 
-    fn acknowledge(
+    pub(super) fn acknowledge(
         &mut self,
         now: Now,
         id: ConnectionId,
@@ -399,7 +394,7 @@ impl Shard {
     }
 
     /// Who gets the topic, from the cache where that still holds.
-    fn route(&mut self, topic: &str) -> Rc<Route> {
+    pub(super) fn route(&mut self, topic: &str) -> Rc<Route> {
         self.in_shared_room(|shard| shard.routes.get(topic, &shard.shared.exchange, shard.id))
     }
 
@@ -846,6 +841,10 @@ pub(super) fn deliver_held(shard: &mut Shard, now: Now, held: HeldPublish) {
     shard.hand_in(now, held.handing);
 }
 
+pub(super) const NOT_OWNED: Accepted = Accepted {
+    reason_code: ReasonCode::QuotaExceeded,
+    ticket: None,
+};
 /// Deliveries of a route that a connection remembers by itself.
 const REMEMBERED_MAX: usize = 64;
 const ROUTES_MAX: usize = 16 * 1024;

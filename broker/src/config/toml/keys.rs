@@ -583,6 +583,7 @@ pub(super) const KEYS: &[Key<Settings>] = &[
         U16,
         "0 publishes nothing of $SYS"
     ),
+    switch!(control_api),
     Key {
         name: "http_listener",
         kind: Kind::Text {

@@ -440,13 +440,15 @@ pub(super) const OPTIONS: &[Opt] = &[
         }
         Ok(Fate::ignored("buffers have the size that is needed"))
     }),
-    global!("enable_control_api", Kind::Switch, "", |_, given| {
-        Ok(if given.on() {
-            Fate::lost("$CONTROL/broker/v1 is not in this version")
-        } else {
-            Fate::Same
-        })
-    }),
+    global!(
+        "enable_control_api",
+        Kind::Switch,
+        "control_api",
+        |draft, given| {
+            draft.settings.control_api = given.on();
+            SAME
+        }
+    ),
     // Plugins.
     global!("global_plugin", Kind::Line, "", |draft, given| {
         plugin::global(draft, given.text())
