@@ -76,6 +76,17 @@ impl<'a> MessageRef<'a> {
         message
     }
 
+    /// The same message once more, for the store another one.
+    pub fn copy(&self) -> MessageRef<'_> {
+        MessageRef {
+            retain: self.retain,
+            expires_at: self.expires_at,
+            sequence: self.sequence,
+            publisher: self.publisher,
+            ..MessageRef::new(self.topic, self.payload, self.properties, self.qos)
+        }
+    }
+
     /// The message as something that can be kept. Copies on the first call only.
     pub fn stored(&self) -> &Arc<StoredMessage> {
         self.stored.get_or_init(|| {

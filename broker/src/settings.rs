@@ -147,6 +147,9 @@ pub struct Settings {
     pub inflight_bytes_max: u64,
     /// Whether a message is delivered with the QoS of its subscription where that is higher than its own. Not as MQTT has it.
     pub upgrade_outgoing_qos: bool,
+    /// Whether a client that matches by several subscriptions gets a copy for each, with its QoS and Subscription Identifier. If
+    /// not, it gets one, at the highest QoS and with all Subscription Identifiers. Not for members of share groups, which get theirs anyway.
+    pub copy_per_subscription: bool,
     /// Messages queued for one session; 0 = bound by bytes only. At the limit `queue_policy` holds.
     pub queue_messages_max: u64,
     /// Bytes queued for one session. At the limit `queue_policy` holds.
@@ -370,6 +373,7 @@ impl Default for Settings {
             inflight_messages_max: 10_000,
             inflight_bytes_max: 0,
             upgrade_outgoing_qos: false,
+            copy_per_subscription: false,
             queue_messages_max: 0,
             queue_bytes_max: 256 * MIB,
             queue_total_bytes_max: 4_096 * MIB,

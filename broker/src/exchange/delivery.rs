@@ -2,10 +2,11 @@
 //!
 //! A [`Route`] is computed once and cached by the shard under the topic; it is believed as long as the generations of the
 //! buckets it came from stand still (D16). Overlapping subscriptions of a session become one copy at the highest granted
-//! QoS with all Subscription Identifiers (D23, [MQTT-3.3.4-2], [MQTT-3.3.4-3]).
+//! QoS with all Subscription Identifiers (D23, [MQTT-3.3.4-2], [MQTT-3.3.4-3]), or, where that is set, a copy each.
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
 use nightjar_codec::QoS;
@@ -42,6 +43,10 @@ pub struct Route {
     pub remote: Vec<Delivery>,
     pub remote_shards: SmallVec<[ShardId; 4]>,
     pub groups: SmallVec<[Arc<ShareGroup>; 1]>,
+    /// Where overlapping subscriptions get a copy each: the second copies, the third ones and so on.
+    pub copies: Vec<Rc<Self>>,
+    /// It is one of another's `copies`.
+    pub is_copy: bool,
     /// Sessions and share groups that subscribe to the topic and may not read it.
     pub denied: u32,
     /// No publisher gets a copy on other terms than everybody's.
@@ -78,18 +83,26 @@ impl Route {
     /// Looks the topic up in the index.
     pub fn resolve(exchange: &Exchange, topic: &str, shard: ShardId) -> Self {
         let token = exchange.subscriptions.token(topic);
-        // `None`: it may not read the topic.
-        let mut merged: BTreeMap<SessionId, Option<Merging>> = BTreeMap::new();
+        let copy_each = exchange.copies_per_subscription();
+        // Empty: it may not read the topic. More than one: a copy each.
+        let mut merged: BTreeMap<SessionId, SmallVec<[Merging; 1]>> = BTreeMap::new();
         let mut groups = SmallVec::new();
         let mut denied = 0;
         exchange.subscriptions.matching(
             topic,
             &mut |session, subscriber| match merged.get_mut(&session) {
-                Some(Some(merging)) => merging.add(subscriber),
-                Some(None) => {}
+                Some(copies) if copy_each && !copies.is_empty() => {
+                    copies.push(Merging::new(subscriber));
+                }
+                Some(copies) => {
+                    if let Some(merging) = copies.first_mut() {
+                        merging.add(subscriber);
+                    }
+                }
                 None => {
                     let may_receive = subscriber.receiver.may_receive(topic);
-                    merged.insert(session, may_receive.then(|| Merging::new(subscriber)));
+                    let copies = may_receive.then(|| Merging::new(subscriber));
+                    merged.insert(session, copies.into_iter().collect());
                 }
             },
             &mut |_, group: &Arc<ShareGroup>| {
@@ -100,43 +113,79 @@ impl Route {
                 }
             },
         );
-        let mut route = Self {
+        let mut route = Self::empty(topic, token);
+        route.groups = groups;
+        route.denied = denied;
+        let mut layers: Vec<Self> = Vec::new();
+        for (session, copies) in merged {
+            if copies.is_empty() {
+                route.denied += 1;
+            }
+            for (depth, merging) in copies.into_iter().enumerate() {
+                let delivery = merging.finish(session);
+                let Some(depth) = depth.checked_sub(1) else {
+                    route.add(delivery, shard);
+                    continue;
+                };
+                if depth == layers.len() {
+                    layers.push(Self {
+                        is_copy: true,
+                        ..Self::empty(topic, token)
+                    });
+                }
+                if let Some(layer) = layers.get_mut(depth) {
+                    layer.add(delivery, shard);
+                }
+            }
+        }
+        route.copies = layers.into_iter().map(Rc::new).collect();
+        route
+    }
+
+    fn empty(topic: &str, token: RouteToken) -> Self {
+        Self {
             topic: topic.into(),
             token,
             local: Vec::new(),
             remote: Vec::new(),
             remote_shards: SmallVec::new(),
-            groups,
-            denied,
+            groups: SmallVec::new(),
+            copies: Vec::new(),
+            is_copy: false,
+            denied: 0,
             is_the_same_for_all: true,
             owners: Default::default(),
-        };
-        for (session, merging) in merged {
-            let Some(merging) = merging else {
-                route.denied += 1;
-                continue;
-            };
-            let delivery = merging.finish(session);
-            route.is_the_same_for_all &= matches!(delivery.own, OwnCopy::Same);
-            if session.shard == shard {
-                route.local.push(delivery);
-            } else {
-                if route.remote_shards.last() != Some(&session.shard) {
-                    route.remote_shards.push(session.shard);
-                }
-                route.remote.push(delivery);
-            }
         }
-        route
+    }
+
+    /// In the order of sessions.
+    fn add(&mut self, delivery: Delivery, shard: ShardId) {
+        self.is_the_same_for_all &= matches!(delivery.own, OwnCopy::Same);
+        let session = delivery.session;
+        if session.shard == shard {
+            self.local.push(delivery);
+            return;
+        }
+        if self.remote_shards.last() != Some(&session.shard) {
+            self.remote_shards.push(session.shard);
+        }
+        self.remote.push(delivery);
+    }
+
+    /// The route itself, and its `copies`.
+    pub fn layers(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(self.copies.iter().map(Rc::as_ref))
     }
 
     pub fn is_current(&self, exchange: &Exchange) -> bool {
         exchange.subscriptions.is_current(&self.token)
     }
 
-    /// Sessions that get the topic.
+    /// Copies that sessions get of a message.
     pub fn len(&self) -> usize {
-        self.local.len() + self.remote.len()
+        self.layers()
+            .map(|layer| layer.local.len() + layer.remote.len())
+            .sum()
     }
 
     /// The owners of a message of this QoS without RETAIN, listed once: every message along this route shares the list.

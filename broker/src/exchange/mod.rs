@@ -42,6 +42,8 @@ pub struct Exchange {
     pub shared_subscriptions: AtomicU64,
     /// Bytes waiting in all send buffers, as of each shard's last turn.
     pub send_bytes: AtomicU64,
+    /// Overlapping subscriptions get a copy each (D23).
+    copy_per_subscription: AtomicBool,
     homes: DashMap<Arc<str>, ShardId, foldhash::fast::FixedState>,
     groups: DashMap<GroupId, Arc<ShareGroup>, foldhash::fast::FixedState>,
     shards: ShardId,
@@ -76,6 +78,7 @@ impl Exchange {
             will_bytes: Bounded::new(settings.will_bytes_max),
             shared_subscriptions: AtomicU64::new(0),
             send_bytes: AtomicU64::new(0),
+            copy_per_subscription: AtomicBool::new(settings.copy_per_subscription),
             homes: DashMap::with_hasher(hasher.clone()),
             groups: DashMap::with_hasher(hasher),
             shards,
@@ -85,14 +88,23 @@ impl Exchange {
         }
     }
 
-    /// Takes other bounds.
+    /// Takes other bounds, and another answer to overlapping subscriptions.
     pub fn apply(&self, settings: &Settings) {
+        let copies = settings.copy_per_subscription;
+        if self.copy_per_subscription.swap(copies, Ordering::Relaxed) != copies {
+            self.subscriptions.touch_all();
+        }
         self.sessions.set_maximum(settings.sessions_max);
         self.subscription_count
             .set_maximum(settings.subscriptions_max);
         self.will_bytes.set_maximum(settings.will_bytes_max);
         self.retained
             .set_limits(settings.retained_count_max, settings.retained_bytes_max);
+    }
+
+    /// Whether a session that matches by several subscriptions gets a copy for each.
+    pub fn copies_per_subscription(&self) -> bool {
+        self.copy_per_subscription.load(Ordering::Relaxed)
     }
 
     /// The shard a client id lives on, for as long as its session does (D13). `assigned` names the shard for an id that

@@ -53,6 +53,8 @@ pub(crate) struct Owned {
     pub(crate) sequence: u64,
     pub(crate) publisher: Option<SessionId>,
     pub(crate) owners: Vec<OwnedDelivery>,
+    /// A further copy for overlapping subscriptions: for its owners alone.
+    pub(crate) is_copy: bool,
 }
 
 /// One owner, its terms and what was reserved for it.

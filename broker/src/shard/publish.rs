@@ -7,14 +7,12 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use foldhash::fast::FixedState;
-use hashbrown::HashMap;
 use nightjar_codec::packet::PublishRef;
 use nightjar_codec::{QoS, ReasonCode};
 use nightjar_storage::{Operation, Owner, OwnerEntry};
 use smallvec::SmallVec;
 
-use super::groups::Offered;
+use super::groups::{Handing, Offered};
 use super::mail::{Letter, Mail, Owned, OwnedDelivery};
 use super::ownership::{HeldPublish, Waiting};
 use super::{Cause, Shard};
@@ -181,7 +179,9 @@ impl Shard {
         };
         message.retain
             || route.groups.iter().any(|group| group.is_resumable())
-            || owning(message, route).next().is_some()
+            || route
+                .layers()
+                .any(|layer| owning(message, layer).next().is_some())
             || id_is_kept()
     }
 
@@ -231,6 +231,7 @@ impl Shard {
             true => Rc::clone(route),
             false => self.route(message.topic),
         };
+        let copies = self.publish_copies(now, message, route);
         let mut skipped: SmallVec<[SessionId; 4]> = SmallVec::new();
         let mut owners = 0;
         if message.qos > QoS::AtMostOnce {
@@ -254,7 +255,7 @@ impl Shard {
             && !message.retain
             && owners + route.groups.len() > 0
             && skipped.len() == owners
-            && taken == 0
+            && taken + copies.owners == 0
             && self.sinks.queue_limits.policy == QueuePolicy::Refuse;
         if refused {
             return NOT_OWNED; // D1
@@ -264,31 +265,13 @@ impl Shard {
         } else {
             None
         };
-        // [MQTT-4.6.0-6]: nothing of QoS 2 overtakes what is held.
-        let ticket = ticket.or_else(|| {
-            let overtakes = message.qos == QoS::ExactlyOnce && is_owned && self.held_publishes > 0;
-            let last = self.waiting.back().filter(|_| overtakes)?;
-            Some(last.ticket)
-        });
+        let ticket = ticket.max(copies.ticket);
+        let ticket = ticket.or_else(|| self.ticket_not_to_overtake(message));
         // D2: what somebody durable owns of QoS 2 is delivered when it is durable. PUBREC waits for the same batch.
         if message.qos == QoS::ExactlyOnce
             && let Some(ticket) = ticket
         {
-            let held = HeldPublish {
-                route: Rc::clone(route),
-                message: Arc::clone(message.stored()),
-                sequence: message.sequence,
-                publisher: message.publisher,
-                owners: sorted(
-                    owning(message, route)
-                        .map(|delivery| delivery.session)
-                        .filter(|session| skipped.binary_search(session).is_err()),
-                ),
-                skipped,
-                handing,
-            };
-            self.held_publishes += 1;
-            self.wait_for(now, ticket, Waiting::Deliver(Box::new(held)));
+            self.hold(now, message, route, ticket, skipped, handing);
         } else if matches!(receipt, Receipt::Pubrec(_)) {
             // PUBREC is written first, so the delivery is the turn's next step, after `acknowledge`.
             self.deliver_after_pubrec(now, message, route, skipped, given, receipt);
@@ -314,8 +297,43 @@ impl Shard {
         }
     }
 
+    /// [MQTT-4.6.0-6]: nothing of QoS 2 overtakes what is held.
+    pub(super) fn ticket_not_to_overtake(&self, message: &MessageRef<'_>) -> Option<Ticket> {
+        let overtakes =
+            message.qos == QoS::ExactlyOnce && !message.is_from_broker() && self.held_publishes > 0;
+        let last = self.waiting.back().filter(|_| overtakes)?;
+        Some(last.ticket)
+    }
+
+    /// Delivers it when the ticket is durable.
+    pub(super) fn hold(
+        &mut self,
+        now: Now,
+        message: &MessageRef<'_>,
+        route: &Rc<Route>,
+        ticket: Ticket,
+        skipped: SmallVec<[SessionId; 4]>,
+        handing: Vec<Handing>,
+    ) {
+        let held = HeldPublish {
+            route: Rc::clone(route),
+            message: Arc::clone(message.stored()),
+            sequence: message.sequence,
+            publisher: message.publisher,
+            owners: sorted(
+                owning(message, route)
+                    .map(|delivery| delivery.session)
+                    .filter(|session| skipped.binary_search(session).is_err()),
+            ),
+            skipped,
+            handing,
+        };
+        self.held_publishes += 1;
+        self.wait_for(now, ticket, Waiting::Deliver(Box::new(held)));
+    }
+
     /// Gives the message an identity for the store. Before anything keeps it.
-    fn name_for_store(&self, message: &mut MessageRef<'_>) {
+    pub(super) fn name_for_store(&self, message: &mut MessageRef<'_>) {
         message.message_id = self.shared.exchange.next_message_id();
         self.name_publisher(message);
     }
@@ -440,7 +458,7 @@ impl Shard {
 
     /// Takes room in the budget of every session that is to own the message. Gives how many there are; those without
     /// room are in `skipped`, sorted.
-    fn reserve(
+    pub(super) fn reserve(
         &self,
         now: Now,
         message: &MessageRef<'_>,
@@ -466,7 +484,7 @@ impl Shard {
     }
 
     /// One operation for the message and all its owners.
-    fn own(
+    pub(super) fn own(
         &mut self,
         message: &MessageRef<'_>,
         route: &Route,
@@ -567,15 +585,16 @@ impl Shard {
             let Some(mail) = self.outgoing.get_mut(usize::from(*shard)) else {
                 continue;
             };
-            if owners.is_empty() {
-                mail.push_message(message);
-            } else {
+            if !owners.is_empty() {
                 mail.push_owned(Owned {
                     message: Arc::clone(message.stored()),
                     sequence: message.sequence,
                     publisher: message.publisher,
                     owners,
+                    is_copy: route.is_copy,
                 });
+            } else if !route.is_copy {
+                mail.push_message(message);
             }
         }
     }
@@ -625,14 +644,20 @@ impl Shard {
                     _ => self.route(message.topic),
                 };
                 self.deliver_from_mail(now, &message, &route, &[]);
+                self.deliver_copies_from_mail(now, &message, &route);
                 last = Some(route);
             }
             Letter::Owned(owned) => {
                 let mut message = MessageRef::from_stored(&owned.message);
                 message.sequence = owned.sequence;
                 message.publisher = owned.publisher;
+                if owned.is_copy {
+                    self.deliver_to_owners(now, &message, &owned.owners);
+                    return;
+                }
                 let route = self.route(message.topic);
                 self.deliver_from_mail(now, &message, &route, &owned.owners);
+                self.deliver_copies_from_mail(now, &message, &route);
             }
             Letter::Assigned(assignment) => {
                 let given = self.deliver_assignment(now, assignment);
@@ -642,7 +667,7 @@ impl Shard {
     }
 
     /// Owners were fixed when the message was accepted; sessions that cannot resume are those that match now.
-    fn deliver_from_mail(
+    pub(super) fn deliver_from_mail(
         &mut self,
         now: Now,
         message: &MessageRef<'_>,
@@ -675,6 +700,10 @@ impl Shard {
             };
             self.deliver_to(now, message, delivery.session, &grant);
         }
+        self.deliver_to_owners(now, message, owners);
+    }
+
+    fn deliver_to_owners(&mut self, now: Now, message: &MessageRef<'_>, owners: &[OwnedDelivery]) {
         for owner in owners {
             // What made it an owner counts, not a subscription that has replaced that since [MQTT-3.8.4-4].
             let seen = has_seen(&owner.seen, message.topic, message.sequence);
@@ -783,48 +812,6 @@ fn owned_delivery(message: &MessageRef<'_>, delivery: &Delivery) -> Option<Owned
     })
 }
 
-/// Routes by topic, as long as they hold.
-pub(super) struct RouteCache {
-    routes: HashMap<Box<str>, Rc<Route>, FixedState>,
-    /// Deliveries in all cached routes, and bytes of their topics: what the cache really weighs.
-    deliveries: usize,
-    topic_bytes: usize,
-}
-
-impl RouteCache {
-    pub(super) fn new(hasher: FixedState) -> Self {
-        Self {
-            routes: HashMap::with_hasher(hasher),
-            deliveries: 0,
-            topic_bytes: 0,
-        }
-    }
-
-    fn get(&mut self, topic: &str, exchange: &crate::exchange::Exchange, shard: u16) -> Rc<Route> {
-        if let Some(route) = self.routes.get(topic)
-            && route.is_current(exchange)
-        {
-            return Rc::clone(route);
-        }
-        if self.routes.len() >= ROUTES_MAX
-            || self.deliveries >= DELIVERIES_MAX
-            || self.topic_bytes >= TOPIC_BYTES_MAX
-        {
-            self.routes.clear();
-            self.deliveries = 0;
-            self.topic_bytes = 0;
-        }
-        let route = Rc::new(Route::resolve(exchange, topic, shard));
-        self.deliveries += route.len();
-        self.topic_bytes += topic.len();
-        if let Some(old) = self.routes.insert(topic.into(), Rc::clone(&route)) {
-            self.deliveries -= old.len();
-            self.topic_bytes -= topic.len();
-        }
-        route
-    }
-}
-
 /// A message that waits for its batch, on the terms it was accepted on.
 pub(super) fn deliver_held(shard: &mut Shard, now: Now, held: HeldPublish) {
     let mut message = MessageRef::from_stored(&held.message);
@@ -847,8 +834,5 @@ pub(super) const NOT_OWNED: Accepted = Accepted {
 };
 /// Deliveries of a route that a connection remembers by itself.
 const REMEMBERED_MAX: usize = 64;
-const ROUTES_MAX: usize = 16 * 1024;
-const DELIVERIES_MAX: usize = 1024 * 1024;
-const TOPIC_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long a 3.x publisher stays connected after a refused publish.
 pub(super) const REFUSAL_MILLISECONDS: u64 = 5000;

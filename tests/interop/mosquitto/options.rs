@@ -30,7 +30,7 @@ fn compare(name: &str, lines: &str, steps: &[Step]) -> Option<Vec<Vec<Vec<u8>>>>
 }
 
 /// `expected`: as many packets are waited for in each step; without it whatever comes before the answer to a ping.
-fn play(
+pub(crate) fn play(
     address: SocketAddr,
     steps: &[Step],
     expected: Option<&[Vec<Vec<u8>>]>,

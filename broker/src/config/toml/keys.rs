@@ -239,6 +239,7 @@ pub(super) const KEYS: &[Key<Settings>] = &[
         "0 is no bound by bytes"
     ),
     switch!(upgrade_outgoing_qos),
+    switch!(copy_per_subscription),
     number!(
         queue_messages_max,
         Count,

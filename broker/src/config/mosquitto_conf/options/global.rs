@@ -226,15 +226,15 @@ pub(super) const OPTIONS: &[Opt] = &[
             SAME
         }
     ),
-    global!("allow_duplicate_messages", Kind::Switch, "", |_, given| {
-        Ok(if given.on() {
-            Fate::lost(
-                "overlapping subscriptions of a client get one copy, with all subscription identifiers",
-            )
-        } else {
-            Fate::Same
-        })
-    }),
+    global!(
+        "allow_duplicate_messages",
+        Kind::Switch,
+        "copy_per_subscription",
+        |draft, given| {
+            draft.settings.copy_per_subscription = given.on();
+            SAME
+        }
+    ),
     global!(
         "upgrade_outgoing_qos",
         Kind::Switch,
