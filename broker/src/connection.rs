@@ -317,6 +317,9 @@ impl Worker {
                 self.shard.note_paused(now, id);
                 if self.shard.is_congested() {
                     self.wait_for_others(context.waker());
+                } else if self.shard.may_read(id) {
+                    // Another shard took its mail between the two looks, and will not say so again.
+                    continue;
                 }
                 return Poll::Pending;
             }
