@@ -332,20 +332,11 @@ impl Worker {
                 return Poll::Pending;
             }
             let Self {
-                sockets,
-                buffer,
-                shard,
-                ..
+                sockets, buffer, ..
             } = self;
             let Some(Some(socket)) = sockets.get_mut(id.slot as usize) else {
                 return Poll::Ready(End::Gone);
             };
-            // What a client sends behind its CONNECT has to wait with it, so little of it is read.
-            let size = match shard.is_serving(id) {
-                true => buffer.len(),
-                false => FIRST_READ.min(buffer.len()),
-            };
-            let buffer = buffer.get_mut(..size).unwrap_or_default();
             let (count, is_full) = match ready!(socket.transport.poll_read(context, buffer)) {
                 Ok(Incoming::Bytes { count, is_full }) => (count, is_full),
                 Ok(Incoming::Nothing) => (0, false),
@@ -542,8 +533,6 @@ impl Worker {
     }
 }
 
-/// Of a client that has not heard its CONNACK.
-const FIRST_READ: usize = 64 * 1024;
 const LINGER: Duration = Duration::from_millis(500);
 /// Of the largest packet, its first byte and its Remaining Length.
 const HEAD_BYTES: u64 = 5;

@@ -218,7 +218,7 @@ impl BufferPool {
 
 const COMPACT_FROM: usize = 64 * 1024;
 /// Twice what one read brings, and then some: larger ones would come from the system and go back to it each time.
-const POOLED_CAPACITY_MAX: usize = 1024 * 1024;
+const POOLED_CAPACITY_MAX: usize = 256 * 1024;
 const POOLED_BYTES_MAX: usize = 4 << 20;
 
 #[cfg(test)]
