@@ -454,18 +454,6 @@ impl Shard {
         }
     }
 
-    /// Bytes of this connection wait for the next turn. They come before what is still to be read.
-    pub fn has_unread(&self, id: ConnectionId) -> bool {
-        self.unread_bytes(id) > 0
-    }
-
-    /// How many they are.
-    pub fn unread_bytes(&self, id: ConnectionId) -> usize {
-        self.connections
-            .get(id.slot, id.generation)
-            .map_or(0, |connection| connection.unread.len())
-    }
-
     /// What was received in this turn has made so much for others that it is to be written first, or so much for the
     /// journal that it is to begin with it.
     pub fn is_turn_full(&self) -> bool {

@@ -25,6 +25,18 @@ impl Nothing for WaitingPublishes {
 }
 
 impl Shard {
+    /// Bytes of this connection wait for the next turn. They come before what is still to be read.
+    pub fn has_unread(&self, id: ConnectionId) -> bool {
+        self.unread_bytes(id) > 0
+    }
+
+    /// How many they are.
+    pub fn unread_bytes(&self, id: ConnectionId) -> usize {
+        self.connections
+            .get(id.slot, id.generation)
+            .map_or(0, |connection| connection.unread.len())
+    }
+
     pub(super) fn put_aside(&mut self, now: Now, id: ConnectionId, packet: &[u8]) {
         if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
             let waiting = &mut *connection.waiting_publishes;

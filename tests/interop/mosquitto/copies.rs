@@ -39,7 +39,7 @@ fn each_matching_subscription_gets_its_copy_as_with_mosquitto() {
             "{value}: {}",
             publishes(&ours).join(", ")
         );
-        // Which of them comes first is nobody's promise. Where one copy goes out, ours has the highest QoS [MQTT-3.3.5-1].
+        // Which of them comes first is nobody's promise. Where one copy goes out, ours has the highest QoS [v3 MQTT-3.3.5-1].
         if value == "true" {
             assert_eq!(publishes(&ours), publishes(&expected));
         }
