@@ -780,7 +780,7 @@ fn same_after_migration(text: &str) {
 
 #[test]
 fn migration_tells_each_line_and_no_secret() {
-    let text = "# c\npersistence true\nretry_interval 20\nautosave_interval 9\nallow_duplicate_messages true\n\
+    let text = "# c\npersistence true\nretry_interval 20\nautosave_interval 9\nlog_dest dlt\n\
                 connection b\naddress h\ntopic #\nremote_password geheim\nlistener 1883 127.0.0.1\n";
     let world = World {
         variable: &variable,
@@ -790,10 +790,10 @@ fn migration_tells_each_line_and_no_secret() {
     for expected in [
         "#    2 changed  persistence true  ->  persistence",
         "#    3 ignored  retry_interval 20",
-        "#    5 ignored  allow_duplicate_messages true",
+        "#    5 ignored  log_dest dlt",
         "#    9 ignored  remote_password ***",
         "#   10 same     listener 1883 127.0.0.1  ->  listeners.address",
-        "# Look at this: m.conf:5: 'allow_duplicate_messages' has no effect",
+        "# Look at this: m.conf:5: 'log_dest' has no effect",
         "# Not in this version: m.conf:6: connection 'b'",
     ] {
         assert!(report.contains(expected), "{expected}\n{report}");
