@@ -139,9 +139,10 @@ async fn accept_all(door: Door, api: &Arc<Api>) {
             continue;
         };
         let Some(counted) = door.count(listener.connections_max) else {
-            tracing::info!(
+            let line = format!(
                 "Connection from {peer} refused: connections_max of its listener is reached."
             );
+            api.guard.say(&peer, line);
             continue;
         };
         let asker = Asker {
@@ -172,9 +173,8 @@ async fn serve(transport: Transport, mut asker: Asker, door: &OpenDoor, api: Arc
             | Refused::InHandshake(reason)
             | Refused::Certificate(reason),
         ) => {
-            if api.guard.may_log() {
-                tracing::info!("Connection from {} rejected: {reason}.", asker.peer);
-            }
+            let line = format!("Connection from {} rejected: {reason}.", asker.peer);
+            api.guard.say(&asker.peer, line);
             return;
         }
     };

@@ -28,6 +28,7 @@ pub mod manual;
 pub mod message;
 pub mod metrics;
 pub mod process;
+mod refusals;
 pub mod reload;
 pub mod server;
 pub mod session;

@@ -96,16 +96,36 @@ impl Broker {
     /// Waits until `text` stands in the log; bounded by 5 s.
     #[track_caller]
     pub fn wait_for_log(&mut self, text: &str) {
+        self.wait_for_lines(text, 1);
+    }
+
+    /// Waits until `text` stands in the log `count` times; bounded by 5 s, and more often is wrong too.
+    #[track_caller]
+    pub fn wait_for_log_times(&mut self, text: &str, count: usize) {
+        let found = self.wait_for_lines(text, count);
+        assert_eq!(found, count, "{text:?} in the log:\n{}", self.log());
+    }
+
+    #[track_caller]
+    fn wait_for_lines(&mut self, text: &str, count: usize) -> usize {
         let deadline = now() + Duration::from_secs(5);
-        while !self.log().contains(text) {
-            let left = deadline.saturating_duration_since(now());
+        let mut more = true;
+        loop {
+            let found = self.log().matches(text).count();
+            if found >= count {
+                return found;
+            }
+            assert!(
+                more,
+                "{text:?} stands in the log {found} times:\n{}",
+                self.log()
+            );
             let process = self
                 .process
                 .as_mut()
                 .expect("only a broker that we started has a log");
-            if process.lines.recv_timeout(left).is_err() && !self.log().contains(text) {
-                panic!("no {text:?} in the log:\n{}", self.log());
-            }
+            let left = deadline.saturating_duration_since(now());
+            more = process.lines.recv_timeout(left).is_ok();
         }
     }
 

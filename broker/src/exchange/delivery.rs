@@ -47,6 +47,8 @@ pub struct Route {
     pub copies: Vec<Rc<Self>>,
     /// It is one of another's `copies`.
     pub is_copy: bool,
+    /// Deliveries, those of `copies` with them: asked for by every message.
+    len: usize,
     /// Sessions and share groups that subscribe to the topic and may not read it.
     pub denied: u32,
     /// No publisher gets a copy on other terms than everybody's.
@@ -139,6 +141,10 @@ impl Route {
             }
         }
         route.copies = layers.into_iter().map(Rc::new).collect();
+        route.len = route
+            .layers()
+            .map(|layer| layer.local.len() + layer.remote.len())
+            .sum();
         route
     }
 
@@ -152,6 +158,7 @@ impl Route {
             groups: SmallVec::new(),
             copies: Vec::new(),
             is_copy: false,
+            len: 0,
             denied: 0,
             is_the_same_for_all: true,
             owners: Default::default(),
@@ -183,9 +190,7 @@ impl Route {
 
     /// Copies that sessions get of a message.
     pub fn len(&self) -> usize {
-        self.layers()
-            .map(|layer| layer.local.len() + layer.remote.len())
-            .sum()
+        self.len
     }
 
     /// The owners of a message of this QoS without RETAIN, listed once: every message along this route shares the list.

@@ -4,8 +4,7 @@
 //! rules as a topic to be read by the client id `http-api`, as in Mosquitto. Passwords are compared on threads that may block,
 //! as many at a time as `auth_threads`, and who was wrong too often is refused unseen, as with MQTT.
 
-use std::sync::Mutex;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -16,21 +15,17 @@ use super::Asker;
 use crate::auth::backoff::Backoff;
 use crate::auth::{PasswordFile, Users, Verdict, allows_anonymous};
 use crate::clock::Clock;
+use crate::refusals::Refusals;
 use crate::session::authorize::{Access, Entry};
+use crate::shard::Throttle;
+use crate::transport::Peer;
 
 /// The one at the door.
 pub(super) struct Guard {
     backoff: Arc<Backoff>,
     clock: Clock,
     comparing: Semaphore,
-    lines: Mutex<Lines>,
-}
-
-/// What was put in the log in the present ten seconds.
-#[derive(Default)]
-struct Lines {
-    since: u64,
-    count: u32,
+    refusals: Arc<Refusals>,
 }
 
 impl Guard {
@@ -39,7 +34,7 @@ impl Guard {
             backoff,
             clock,
             comparing: Semaphore::new(threads.max(1)),
-            lines: Mutex::default(),
+            refusals: Arc::new(Refusals::new(clock, Throttle::default())),
         }
     }
 
@@ -52,14 +47,13 @@ impl Guard {
         let user = match self.user(asker, credentials).await {
             Ok(user) => user,
             Err((user, reason)) => {
-                if self.may_log() {
-                    let user = user.as_deref().map(str::escape_debug);
-                    let user = user.map_or_else(|| "none".into(), |user| format!("'{user}'"));
-                    tracing::info!(
-                        "Client {CLIENT_ID} [{}] disconnected, not authorised (user {user}: {reason}).",
-                        asker.peer,
-                    );
-                }
+                let user = user.as_deref().map(str::escape_debug);
+                let user = user.map_or_else(|| "none".into(), |user| format!("'{user}'"));
+                let line = format!(
+                    "Client {CLIENT_ID} [{}] disconnected, not authorised (user {user}: {reason}).",
+                    asker.peer,
+                );
+                self.say(&asker.peer, line);
                 return false;
             }
         };
@@ -139,18 +133,10 @@ impl Guard {
         Err((Some(user), reason))
     }
 
-    /// Some lines each ten seconds, whoever tries how often.
-    pub(super) fn may_log(&self) -> bool {
-        let now = self.clock.now().monotonic;
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.saturating_sub(lines.since) >= LINES_MILLISECONDS {
-            *lines = Lines {
-                since: now,
-                count: 0,
-            };
-        }
-        lines.count += 1;
-        lines.count <= LINES_MAX
+    /// A line about one who is not let in, who is not kept waiting for it.
+    pub(super) fn say(&self, peer: &Peer, line: String) {
+        let (refusals, peer) = (Arc::clone(&self.refusals), peer.clone());
+        tokio::spawn(async move { refusals.say(&peer, line).await });
     }
 }
 
@@ -169,8 +155,6 @@ fn basic(header: &HeaderValue) -> Option<(String, Vec<u8>)> {
 }
 
 const CLIENT_ID: &str = "http-api";
-const LINES_MILLISECONDS: u64 = 10_000;
-const LINES_MAX: u32 = 20;
 
 #[cfg(test)]
 mod tests {

@@ -25,8 +25,9 @@ use crate::certificates::{Failure, Handshake};
 use crate::clock::{self, Clock};
 use crate::door_counts::Counted;
 use crate::identity::ShardId;
+use crate::refusals::Refusals;
 use crate::settings::{ListenerSettings, Settings, TlsSettings};
-use crate::shard::{Throttle, Verdict};
+use crate::shard::Throttle;
 use crate::transport::tls::{Refused, Rejected, Shaken};
 use crate::transport::{Peer, Stream, Transport};
 use crate::worker::{Acceptors, Directory, Handover, Order};
@@ -423,10 +424,10 @@ impl Handshakes {
             })?;
         Ok(Self {
             runtime: handle,
-            refusals: Arc::new(Refusals {
-                clock: Clock::start(),
-                throttle: Mutex::new(Throttle::new(REFUSALS_SAID_MAX)),
-            }),
+            refusals: Arc::new(Refusals::new(
+                Clock::start(),
+                Throttle::new(REFUSALS_SAID_MAX),
+            )),
             _end: end,
         })
     }
@@ -494,7 +495,7 @@ impl Handshakes {
                 Some(Refused::InHandshake(_) | Refused::Certificate(_)) => Failure::Certificate,
                 None => Failure::Timeout,
             });
-            let said = refusals.say(&peer, || match refused {
+            let reason = match refused {
                 Some(Refused::Gone) => None,
                 Some(Refused::Handshake(reason) | Refused::InHandshake(reason)) => {
                     Some(format!("rejected, the TLS handshake failed: {reason}"))
@@ -503,7 +504,18 @@ impl Handshakes {
                     "rejected, its certificate is not accepted: {reason}"
                 )),
                 None => Some(format!("closed: no TLS handshake in {seconds} s")),
-            });
+            };
+            let said = async {
+                match reason {
+                    Some(reason) => {
+                        let line = format!("Connection from {peer} {reason}.");
+                        refusals.say(&peer, line).await;
+                    }
+                    None => {
+                        tracing::debug!("Connection from {peer} closed in the TLS handshake.");
+                    }
+                }
+            };
             let parted = async {
                 if let Some(Parting { below, _counted }) = parting {
                     Rejected::part(below).await;
@@ -546,42 +558,6 @@ pub(crate) async fn secure(
             Rejected::part(below).await;
             Err(why)
         }
-    }
-}
-
-/// Lines about those who do not come in, bounded by source (R20).
-#[derive(Debug)]
-struct Refusals {
-    clock: Clock,
-    throttle: Mutex<Throttle>,
-}
-
-impl Refusals {
-    /// Says it, or, when the time of that source is over, how many lines were left out. `None`: that is the client's affair.
-    async fn say(&self, peer: &Peer, reason: impl FnOnce() -> Option<String>) {
-        let Some(reason) = reason() else {
-            tracing::debug!("Connection from {peer} closed in the TLS handshake.");
-            return;
-        };
-        let now = self.clock.now().monotonic;
-        let verdict = self.throttle().admit(now, &peer.to_string());
-        match verdict {
-            Verdict::Say => tracing::info!("Connection from {peer} {reason}."),
-            Verdict::LeaveOut => {}
-            Verdict::LeaveOutUntil(until) => {
-                tokio::time::sleep(Duration::from_millis(until.saturating_sub(now))).await;
-                let left_out = self.throttle().left_out(self.clock.now().monotonic);
-                for (address, lines) in left_out {
-                    tracing::warn!(
-                        "{lines} more lines about refused connections from {address} were left out."
-                    );
-                }
-            }
-        }
-    }
-
-    fn throttle(&self) -> MutexGuard<'_, Throttle> {
-        self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

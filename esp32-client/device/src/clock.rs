@@ -42,9 +42,14 @@ impl Clock {
         plausible
     }
 
+    /// How long the chip has been running.
+    pub fn since_power_on(&self) -> Duration {
+        Instant::now() - Instant::MIN
+    }
+
     /// Milliseconds since 1970, if somebody has told.
     pub fn wall(&self) -> Option<u64> {
-        Some(self.told()?.started + Instant::now().as_millis())
+        Some(self.told()?.started + self.since_power_on().as_millis())
     }
 
     /// Whether it has been told, and less than `seconds` ago.
@@ -60,7 +65,8 @@ impl Clock {
 
 impl MbedtlsTimer for Clock {
     fn now(&self) -> mbedtls_ms_time_t {
-        mbedtls_ms_time_t::try_from(Instant::now().as_millis()).unwrap_or(mbedtls_ms_time_t::MAX)
+        mbedtls_ms_time_t::try_from(self.since_power_on().as_millis())
+            .unwrap_or(mbedtls_ms_time_t::MAX)
     }
 }
 
@@ -84,7 +90,7 @@ impl MbedtlsWallClock for Clock {
 impl device::Clock for Clock {
     fn now(&self) -> Now {
         Now {
-            monotonic: device::Instant::from_millis(Instant::now().as_millis()),
+            monotonic: device::Instant::from_millis(self.since_power_on().as_millis()),
             wall: self.wall(),
         }
     }

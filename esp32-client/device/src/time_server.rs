@@ -5,7 +5,7 @@ use core::net::{IpAddr, SocketAddr};
 
 use embassy_net::Stack;
 use embassy_net::udp::{PacketMetadata, UdpSocket};
-use embassy_time::{Duration, Instant, Timer, with_timeout};
+use embassy_time::{Duration, Timer, with_timeout};
 use log::{info, warn};
 use sntpc::{NtpContext, NtpTimestampGenerator};
 use sntpc_net_embassy::UdpSocketWrapper;
@@ -89,8 +89,8 @@ impl NtpTimestampGenerator for Asked {
     fn init(&mut self) {
         self.millis = CLOCK
             .wall()
-            .unwrap_or_else(|| ABOUT_NOW + Instant::now().as_millis());
-        self.micros = u32::try_from(Instant::now().as_micros() % 1000).unwrap_or(0);
+            .unwrap_or_else(|| ABOUT_NOW + CLOCK.since_power_on().as_millis());
+        self.micros = u32::try_from(CLOCK.since_power_on().as_micros() % 1000).unwrap_or(0);
     }
 
     fn timestamp_sec(&self) -> u64 {

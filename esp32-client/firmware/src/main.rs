@@ -21,7 +21,7 @@ use core::cell::RefCell;
 use embassy_executor::Spawner;
 use embassy_futures::join::join4;
 use embassy_net::{Config as NetworkConfig, StackResources};
-use embassy_time::{Duration, Instant, Timer};
+use embassy_time::{Duration, Timer};
 use esp_backtrace as _;
 use esp_hal::clock::CpuClock;
 use esp_hal::ram;
@@ -141,7 +141,7 @@ async fn main(_spawner: Spawner) {
 
 /// What every chip knows of itself.
 fn readings_of() -> Vec<(&'static str, Value)> {
-    let seconds = i64::try_from(Instant::now().as_secs()).unwrap_or(i64::MAX);
+    let seconds = i64::try_from(CLOCK.since_power_on().as_secs()).unwrap_or(i64::MAX);
     let free = i64::try_from(esp_alloc::HEAP.free()).unwrap_or(i64::MAX);
     vec![
         ("uptime", Value::Whole(seconds)),

@@ -22,7 +22,7 @@ use core::task::{Context, Poll, Waker};
 use embassy_futures::join::join;
 use embassy_futures::select::select;
 use embassy_net::{Config as NetworkConfig, StackResources};
-use embassy_time::{Duration, Instant, Timer};
+use embassy_time::{Duration, Timer};
 use embedded_alloc::LlffHeap;
 use log::info;
 use mbedtls_rs::sys::hook::timer::hook_timer;
@@ -109,7 +109,7 @@ fn run(config: &Config, identity: &Identity) {
         jitter
     });
     let measured = measure(&device, &doorbell, Duration::from_millis(500), || {
-        let seconds = i64::try_from(Instant::now().as_secs()).unwrap_or(i64::MAX);
+        let seconds = i64::try_from(CLOCK.since_power_on().as_secs()).unwrap_or(i64::MAX);
         vec![("uptime", Value::Whole(seconds))]
     });
     let stopping = async {

@@ -153,11 +153,9 @@ impl World {
 
     /// As many lines say why somebody does not come in.
     #[track_caller]
-    fn expect_refusals(&self, count: usize) {
-        let log = self.broker.log();
+    fn expect_refusals(&mut self, count: usize) {
         for reason in ["sent no certificates", "Revoked"] {
-            let lines = log.lines().filter(|line| line.contains(reason));
-            assert_eq!(lines.count(), count / 2, "{log}");
+            self.broker.wait_for_log_times(reason, count / 2);
         }
     }
 }

@@ -29,18 +29,21 @@ fn join(
     window: Option<u32>,
     totals: &QueueTotals,
 ) -> Vec<Assignment> {
-    let subscription = Subscription {
+    let receiver = Arc::new(Receiver::new("c".into(), true));
+    group
+        .join(id(slot), &subscription(), &receiver, window, totals)
+        .expect("the group is open")
+}
+
+fn subscription() -> Subscription {
+    Subscription {
         qos: QoS::AtLeastOnce,
         no_local: false,
         retain_as_published: false,
         retain_handling: RetainHandling::Send,
         subscription_identifier: None,
         group: None,
-    };
-    let receiver = Arc::new(Receiver::new("c".into(), true));
-    group
-        .join(id(slot), &subscription, &receiver, window, totals)
-        .expect("the group is open")
+    }
 }
 
 fn offer(group: &Arc<ShareGroup>, payload: &[u8], totals: &QueueTotals) -> Option<u32> {
@@ -202,17 +205,9 @@ fn join_with(
     window: Option<u32>,
     totals: &QueueTotals,
 ) -> (Arc<Receiver>, Vec<Assignment>) {
-    let subscription = Subscription {
-        qos: QoS::AtLeastOnce,
-        no_local: false,
-        retain_as_published: false,
-        retain_handling: RetainHandling::Send,
-        subscription_identifier: None,
-        group: None,
-    };
     let receiver = Arc::new(Receiver::new("c".into(), true));
     receiver.set_access(access(rules));
-    let given = group.join(id(slot), &subscription, &receiver, window, totals);
+    let given = group.join(id(slot), &subscription(), &receiver, window, totals);
     (receiver, given.expect("the group is open"))
 }
 

@@ -17,16 +17,23 @@ use crate::store::ram::RamStore;
 use crate::telemetry::Value;
 use crate::time::Now;
 
+/// The connection of a bench, being served: a future that borrows from it.
+macro_rules! serve_on {
+    ($bench:ident, $served:ident) => {
+        let mut transport = $bench.wire.clone();
+        let mut $served = pin!(serve(
+            &$bench.device,
+            &$bench.doorbell,
+            &mut transport,
+            &$bench.clock
+        ));
+    };
+}
+
 #[test]
 fn what_is_recorded_is_sent_when_the_bell_rings() {
     let bench = Bench::new();
-    let mut transport = bench.wire.clone();
-    let mut served = pin!(serve(
-        &bench.device,
-        &bench.doorbell,
-        &mut transport,
-        &bench.clock
-    ));
+    serve_on!(bench, served);
     bench.accept(served.as_mut());
     assert!(matches!(
         bench.run(served.as_mut())[..],
@@ -48,13 +55,7 @@ fn what_is_recorded_is_sent_when_the_bell_rings() {
 #[test]
 fn a_quiet_connection_is_kept_alive_and_a_dead_one_left() {
     let bench = Bench::new();
-    let mut transport = bench.wire.clone();
-    let mut served = pin!(serve(
-        &bench.device,
-        &bench.doorbell,
-        &mut transport,
-        &bench.clock
-    ));
+    serve_on!(bench, served);
     bench.accept(served.as_mut());
     bench.run(served.as_mut());
     bench.clock.pass(45);
@@ -69,13 +70,7 @@ fn a_quiet_connection_is_kept_alive_and_a_dead_one_left() {
 #[test]
 fn the_end_of_the_stream_ends_it() {
     let bench = Bench::new();
-    let mut transport = bench.wire.clone();
-    let mut served = pin!(serve(
-        &bench.device,
-        &bench.doorbell,
-        &mut transport,
-        &bench.clock
-    ));
+    serve_on!(bench, served);
     bench.accept(served.as_mut());
     bench.wire.0.state.set(Line::Closed);
     assert_eq!(poll_once(served.as_mut()), Poll::Ready(Ok(Ended::Closed)));
@@ -85,13 +80,7 @@ fn the_end_of_the_stream_ends_it() {
 #[test]
 fn an_error_of_the_transport_is_given_to_the_caller() {
     let bench = Bench::new();
-    let mut transport = bench.wire.clone();
-    let mut served = pin!(serve(
-        &bench.device,
-        &bench.doorbell,
-        &mut transport,
-        &bench.clock
-    ));
+    serve_on!(bench, served);
     bench.wire.0.state.set(Line::Broken);
     assert_eq!(
         poll_once(served.as_mut()),
@@ -102,13 +91,7 @@ fn an_error_of_the_transport_is_given_to_the_caller() {
 #[test]
 fn a_write_that_is_stuck_is_given_up() {
     let bench = Bench::new();
-    let mut transport = bench.wire.clone();
-    let mut served = pin!(serve(
-        &bench.device,
-        &bench.doorbell,
-        &mut transport,
-        &bench.clock
-    ));
+    serve_on!(bench, served);
     bench.wire.0.state.set(Line::Stuck);
     assert!(poll_once(served.as_mut()).is_pending());
     bench.clock.pass(30);
@@ -121,13 +104,7 @@ fn a_write_that_is_stuck_is_given_up() {
 #[test]
 fn a_refusal_is_told_with_its_reason() {
     let bench = Bench::new();
-    let mut transport = bench.wire.clone();
-    let mut served = pin!(serve(
-        &bench.device,
-        &bench.doorbell,
-        &mut transport,
-        &bench.clock
-    ));
+    serve_on!(bench, served);
     bench.run(served.as_mut());
     bench.give(&Packet::Connack(Connack::with_reason(
         ReasonCode::NotAuthorized,
@@ -139,13 +116,7 @@ fn a_refusal_is_told_with_its_reason() {
 #[test]
 fn stop_says_good_bye_before_it_ends() {
     let bench = Bench::new();
-    let mut transport = bench.wire.clone();
-    let mut served = pin!(serve(
-        &bench.device,
-        &bench.doorbell,
-        &mut transport,
-        &bench.clock
-    ));
+    serve_on!(bench, served);
     bench.accept(served.as_mut());
     bench.run(served.as_mut());
     bench.device.borrow_mut().stop(bench.clock.now());
@@ -160,13 +131,7 @@ fn stop_says_good_bye_before_it_ends() {
 #[test]
 fn what_comes_while_it_is_stopped_does_no_harm() {
     let bench = Bench::new();
-    let mut transport = bench.wire.clone();
-    let mut served = pin!(serve(
-        &bench.device,
-        &bench.doorbell,
-        &mut transport,
-        &bench.clock
-    ));
+    serve_on!(bench, served);
     bench.accept(served.as_mut());
     bench.run(served.as_mut());
     bench.device.borrow_mut().stop(bench.clock.now());
