@@ -6,6 +6,7 @@ static BROKER: SharedBroker = SharedBroker::plain();
 static WITH_REASONS: SharedBroker = SharedBroker::with("reason_strings = true\n", &[]);
 static WITHOUT_WILDCARDS: SharedBroker =
     SharedBroker::with("wildcard_subscription_available = false\n", &[]);
+static COPY_EACH: SharedBroker = SharedBroker::with("copy_per_subscription = true\n", &[]);
 
 /// For the one test that subscribes to everything.
 static ALONE: SharedBroker = SharedBroker::with("queue_qos0 = false\n", &[]);
@@ -535,6 +536,22 @@ fn mqtt_3_3_4_4_one_copy_carries_the_identifiers_of_all_matches() {
          s < 90 m3 [] 00
          p > 30 s'{t}' [] 'none'
          s < 30 s'{t}' [] 'none'",
+    );
+}
+
+#[test]
+fn mqtt_3_3_4_5_each_of_several_copies_carries_its_own_identifier() {
+    play(
+        &COPY_EACH,
+        "s connect v5
+         s > 82 m1 [0b v1] s'{t}/a' 00
+         s < 90 m1 [] 00
+         s > 82 m2 [0b v268435455] s'{t}/+' 01
+         s < 90 m2 [] 01
+         p connect v5
+         p => 32 s'{t}/a' m1 [] 'x'
+         s < 30 s'{t}/a' [0b v1] 'x' | 32 s'{t}/a' $a [0b v268435455] 'x'
+         s quiet",
     );
 }
 
