@@ -11,6 +11,7 @@ use crate::auth::{LoadError, Passwords};
 use crate::authorization::{self, Authorization};
 use crate::config::command::ConfigArguments;
 use crate::config::{self, ConfigError, Note};
+use crate::listener::tls;
 use crate::manual::{self, CompletionsArguments, ManArguments};
 use crate::settings::{LogLevel, Settings};
 use crate::store::StoreArguments;
@@ -94,10 +95,14 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     if arguments.test_config {
         Passwords::load(&start.settings).map_err(CliError::Passwords)?;
         Authorization::load(&start.settings).map_err(CliError::Rules)?;
+        let of_tls = tls::check(&start.settings).map_err(CliError::Tls)?;
         return match start.config_file {
             Some(path) => {
-                let notes = start.notes.iter().chain(&not_yet);
-                let mut text: String = notes.map(|note| format!("Warning: {note}\n")).collect();
+                let notes = start.notes.iter().chain(&not_yet).map(ToString::to_string);
+                let mut text: String = notes
+                    .chain(of_tls)
+                    .map(|note| format!("Warning: {note}\n"))
+                    .collect();
                 text.push_str(&format!("Configuration file '{}' is OK.\n", path.display()));
                 Ok(Invocation::Print(text))
             }
@@ -279,6 +284,8 @@ pub enum CliError {
     Config(ConfigError),
     Passwords(Vec<LoadError>),
     Rules(Vec<nightjar_acl::Error>),
+    /// Certificates, keys and what goes with them, of each listener that cannot use them.
+    Tls(Vec<String>),
     /// An argument of `passwd`, which has exit codes of its own.
     Passwd(String),
 }
@@ -315,6 +322,7 @@ impl fmt::Display for CliError {
                 let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
                 formatter.write_str(&lines.join("\nError: "))
             }
+            Self::Tls(lines) => formatter.write_str(&lines.join("\nError: ")),
         }
     }
 }

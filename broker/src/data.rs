@@ -77,7 +77,8 @@ fn take_over(file: &Path, directory: &Path) -> Result<(), StorageError> {
         path: file.display().to_string().into(),
         reason: error.to_string().into(),
     })?;
-    let imported = mosquitto_db::import(file, directory, clock::wall(), &mut Silent)?;
+    let imported = mosquitto_db::import(file, directory, clock::wall(), &mut Silent)
+        .map_err(with_a_way_out)?;
     let contents = &imported.contents;
     tracing::info!(
         "Taken over from {}: {} sessions, {} subscriptions, {} queued messages, {} retained messages. It is left as it was.",
@@ -94,6 +95,16 @@ fn take_over(file: &Path, directory: &Path) -> Result<(), StorageError> {
         tracing::warn!("{} could not be written: {error}.", marker.display());
     }
     Ok(())
+}
+
+fn with_a_way_out(error: StorageError) -> StorageError {
+    match error {
+        StorageError::File { path, reason } => StorageError::File {
+            path,
+            reason: format!("{reason}. Move it away to start without what is in it.").into(),
+        },
+        other => other,
+    }
 }
 
 struct Silent;

@@ -311,6 +311,8 @@ fn reload(reloader: &Reloader, doors: &mut Doors) -> bool {
             process::notify(Notice::Reloaded("Config reloaded."));
         }
         Err(error) => {
+            // Who rotates the log tells so with this signal, too, and has nothing to do with what is wrong.
+            logging::reopen();
             for line in error.to_string().lines() {
                 tracing::error!("{line}");
             }
@@ -571,10 +573,20 @@ impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             // The first words are Mosquitto's.
-            Self::Listen { endpoint, error } => match error.raw_os_error() {
-                Some(code) => write!(f, "{} ({endpoint}).", Errno::from_raw(code).desc()),
-                None => write!(f, "cannot listen on {endpoint}: {error}"),
-            },
+            Self::Listen { endpoint, error } => {
+                match error.raw_os_error() {
+                    Some(code) => write!(f, "{} ({endpoint}).", Errno::from_raw(code).desc())?,
+                    None => write!(f, "cannot listen on {endpoint}: {error}")?,
+                }
+                match (error.kind(), endpoint) {
+                    (io::ErrorKind::AddrInUse, Endpoint::Tcp(address)) => write!(
+                        f,
+                        " Another program listens there, such as a mosquitto that was not stopped: `ss -ltnp sport = :{}` says which.",
+                        address.port()
+                    ),
+                    _ => Ok(()),
+                }
+            }
             Self::Start(error) => write!(f, "cannot start: {error}"),
             Self::Process(error) => error.fmt(f),
             Self::Passwords(errors) => {

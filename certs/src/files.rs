@@ -372,7 +372,11 @@ impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { what, path, reason } => {
-                write!(f, "{what} {} cannot be used: {reason}", path.display())
+                write!(f, "{what} {} cannot be used: {reason}", path.display())?;
+                if reason.contains("Permission denied") {
+                    f.write_str("; the user that the broker runs as must be able to read it")?;
+                }
+                Ok(())
             }
             Self::NoAuthorities => f.write_str(
                 "require_certificate needs a cafile or capath: the certificates that clients' certificates must lead to",

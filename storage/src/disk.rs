@@ -231,7 +231,12 @@ impl DiskFile for File {
 fn file_error(path: &Path, error: &io::Error) -> StorageError {
     StorageError::File {
         path: path.display().to_string().into(),
-        reason: error.to_string().into(),
+        reason: match error.kind() {
+            ErrorKind::PermissionDenied => {
+                format!("{error}. The directory and what is in it must belong to the user that this program runs as.").into()
+            }
+            _ => error.to_string().into(),
+        },
     }
 }
 

@@ -48,6 +48,20 @@ fn every_fault_of_a_nightjar_toml_is_told_at_once_with_exit_code_3() {
     }
 }
 
+#[test]
+fn certificates_that_cannot_be_used_are_told_of_all_listeners_by_test_config() {
+    let directory = TemporaryDirectory::new("faults");
+    let text = "listener 8883\ncertfile /none/a.crt\nkeyfile /none/a.key\nlistener 8884\ncertfile /none/b.crt\nkeyfile /none/b.key\n";
+    let path = file(&directory, "mosquitto.conf", text);
+    let output = nightjar(&["-c", path.to_str().unwrap(), "--test-config"]);
+    assert_eq!(output.status.code(), Some(3));
+    let said = stderr(&output);
+    for part in ["8883: certfile /none/a.crt ", "8884: certfile /none/b.crt "] {
+        assert_eq!(said.matches(part).count(), 1, "{part}: {said}");
+    }
+    assert_eq!(said.matches("Error: Listener ").count(), 2, "{said}");
+}
+
 /// A bridge is checked, and no broker starts without it.
 #[test]
 fn what_this_version_cannot_be_is_right_but_does_not_start() {

@@ -35,6 +35,21 @@ fn log_files_are_opened_anew_at_sigrtmin_and_at_sighup() {
     }
 }
 
+/// Debian's logrotate of mosquitto sends SIGHUP, and knows nothing of what else that asks for.
+#[test]
+fn log_files_are_opened_anew_where_a_reload_is_refused() {
+    let (world, file) = with_a_log_file();
+    let broker = start(&world);
+    wait_for(&file, " running");
+    let old = world.directory.path().join("old");
+    fs::rename(&file, &old).unwrap();
+    fs::write(world.file(), "nonsense = true\n").unwrap();
+    broker.signal("-HUP");
+    wait_for(&file, "The config was not reloaded");
+    ping(&mut world.connect(1));
+    wait_for(&file, " as c1 (p5,");
+}
+
 /// The file for logrotate as it is, but for its paths and for who is told.
 #[test]
 fn logrotate_takes_the_file_that_is_delivered_and_no_line_is_lost() {

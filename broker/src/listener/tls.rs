@@ -73,6 +73,27 @@ struct Watched {
     watch_seconds: u32,
 }
 
+/// Whether all listeners could serve TLS with the files they name; gives what they would be warned of.
+pub fn check(settings: &Settings) -> Result<Vec<String>, Vec<String>> {
+    let mut warnings = Vec::new();
+    let mut errors = Vec::new();
+    for listener in &settings.listeners {
+        let label = listener.label();
+        match Current::prepare(listener, settings, None) {
+            Ok(next) => {
+                let of_files = next.into_iter().flat_map(|next| next.warnings);
+                warnings.extend(of_files.map(|warning| format!("Listener {label}: {warning}.")));
+            }
+            Err(error) => errors.push(format!("Listener {label}: {error}.")),
+        }
+    }
+    if errors.is_empty() {
+        Ok(warnings)
+    } else {
+        Err(errors)
+    }
+}
+
 impl Current {
     /// Reads the files of a listener; `None`: it has no TLS. Where it serves already and its files are the same ones, what cannot be used stays
     /// as it was.

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use nightjar_certs::{Client, Listener};
 use rustls::{
-    CertificateError, Error as TlsError, HandshakeKind, OtherError, ProtocolVersion,
-    ServerConnection,
+    AlertDescription, CertificateError, Error as TlsError, HandshakeKind, InvalidMessage,
+    OtherError, ProtocolVersion, ServerConnection,
 };
 
 use super::Stream;
@@ -319,7 +319,30 @@ fn refusal(error: &io::Error) -> Refused {
         Some(error @ (TlsError::InvalidCertificate(_) | TlsError::NoCertificatesPresented)) => {
             Refused::InHandshake(error.to_string())
         }
-        Some(error) => Refused::Handshake(error.to_string()),
+        Some(error) => Refused::Handshake(format!("{error}{}", in_plain_words(error))),
+    }
+}
+
+/// What an operator is to do about it, where the library's words do not say.
+fn in_plain_words(error: &TlsError) -> &'static str {
+    use AlertDescription::{
+        BadCertificate, CertificateExpired, CertificateUnknown, InternalError, UnknownCA,
+    };
+    match error {
+        TlsError::AlertReceived(UnknownCA) => {
+            " (the client does not know the authority of this broker's certificate, so it needs that authority's certificate)"
+        }
+        TlsError::AlertReceived(CertificateExpired) => {
+            " (to the client this broker's certificate is not valid now, so compare its dates with the client's clock)"
+        }
+        // The second is what mosquitto's clients say where the name is another.
+        TlsError::AlertReceived(BadCertificate | InternalError | CertificateUnknown) => {
+            " (the client does not accept this broker's certificate, which must hold the name by which it calls the broker)"
+        }
+        TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            " (this is no TLS, but may be MQTT without it)"
+        }
+        _ => "",
     }
 }
 
