@@ -514,10 +514,10 @@ fn mqtt_4_3_3_7_expiry_does_not_stop_what_was_sent() {
          s > 82 m1 [] s'{t}' 02
          s < 90 m1 [] 02
          p connect v5
-         p => 34 s'{t}' m1 [02 L1] 'x'
-         s < 34 s'{t}' $a [02 L1] 'x'
+         p => 34 s'{t}' m1 [02 L2] 'x'
+         s < 34 s'{t}' $a [02 ~2] 'x'
          s drop
-         wait 1200
+         wait 2200
          s connect v5 clean=0 present=1 props(11 L60)
          s < 3c s'{t}' $a ..
          s > 50 $a

@@ -104,11 +104,11 @@ fn a1_a_refused_will_leaves_the_session_of_its_client_id_alone() {
 #[test]
 fn a1_a_will_is_checked_again_when_it_fires() {
     for (revoke, heard) in [
-        ("rules user root; topic readwrite #", ""),
+        ("rules user root; topic readwrite #", "wait 4500"),
         ("", "s < 30 s'ok/w' [] 'gone'"),
     ] {
         check_on(
-            "will_restart_grace_seconds = 1\n",
+            "will_restart_grace_seconds = 3\n",
             OK,
             &format!(
                 "a connect v5 props(11 L60) will(ok/w gone 1 0) wprops(18 L1)
@@ -118,7 +118,6 @@ fn a1_a_will_is_checked_again_when_it_fires() {
                  s connect v5 user=root
                  s > 82 m1 [] s'ok/w' 00
                  s < 90 m1 [] 00
-                 wait 2500
                  {heard}
                  s quiet"
             ),
@@ -276,7 +275,7 @@ fn a4_a_client_id_with_wildcards_matches_no_pattern() {
                  b connect v5 id=plain
                  b > 82 m1 [] s'by/plain/#' 00
                  b < 90 m1 [] 00
-                 b => 30 s'by/plain/x' [] 'own'
+                 b > 30 s'by/plain/x' [] 'own'
                  b < 30 s'by/plain/x' [] 'own'
                  a quiet"
             ),
@@ -373,8 +372,9 @@ fn a6_at_a_reload_no_rules_allow_nothing_and_a_file_that_cannot_be_read_changes_
     let process_id = process_id.and_then(rustix::process::Pid::from_raw).unwrap();
     let reload = |broker: &mut Broker, said: &str, times: usize| {
         rustix::process::kill_process(process_id, rustix::process::Signal::HUP).unwrap();
-        let limit = std::time::Duration::from_secs(20);
-        harness::wait_until(said, limit, || broker.log().matches(said).count() == times);
+        harness::wait_until(said, harness::PATIENCE, || {
+            broker.log().matches(said).count() == times
+        });
     };
     assert!(may_publish());
     // Missing, and a directory, which root cannot read either.
@@ -616,7 +616,7 @@ fn a15_a_reload_takes_effect_for_who_is_connected() {
     broker.wait_for_log("Invalid topic access type \"reed\"");
     assert_eq!(publish("2"), 0);
     subscriber.expect("30 05 s't' 00 '2'");
-    let limit = std::time::Duration::from_secs(5);
+    let limit = harness::PATIENCE;
     reload("topic deny t\n");
     harness::wait_until("the publisher is refused", limit, || publish("3") == 0x87);
     reload("topic write t\n");

@@ -589,15 +589,15 @@ fn mqtt_3_3_2_6_forwarded_expiry_is_what_is_left() {
          away < 90 m1 [] 01
          away bye
          p connect v5
-         p => 33 s'{t}' m1 [02 L10] 'x'
-         s < 30 s'{t}' [02 ~10] 'x'
+         p => 33 s'{t}' m1 [02 L60] 'x'
+         s < 30 s'{t}' [02 ~60] 'x'
          wait 1200
          away connect v5 clean=0 present=1 props(11 L60)
-         away < 32 s'{t}' $a [02 ~9] 'x'
+         away < 32 s'{t}' $a [02 ~59] 'x'
          later connect v5
          later > 82 m1 [] s'{t}' 00
          later < 90 m1 [] 00
-         later < 31 s'{t}' [02 ~9] 'x'",
+         later < 31 s'{t}' [02 ~59] 'x'",
     );
 }
 

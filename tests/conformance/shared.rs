@@ -4,6 +4,9 @@ use crate::scenario::{SharedBroker, play};
 
 static BROKER: SharedBroker = SharedBroker::plain();
 static QUEUES_OF_TWO: SharedBroker = SharedBroker::with("queue_messages_max = 2\n", &[]);
+/// Where nothing is on its way between shards any more when a ping is answered.
+static QUEUES_OF_TWO_ON_ONE_SHARD: SharedBroker =
+    SharedBroker::with("queue_messages_max = 2\nshards = 1\n", &[]);
 static DROPS_OLDEST: SharedBroker = SharedBroker::with(
     "queue_policy = \"drop_oldest\"\nqueue_messages_max = 2\n",
     &[],
@@ -284,7 +287,7 @@ fn what_a_member_has_no_room_for_stays_with_its_group() {
 #[test]
 fn qos_0_from_a_group_does_not_pass_the_bound_of_a_members_queue() {
     play(
-        &QUEUES_OF_TWO,
+        &QUEUES_OF_TWO_ON_ONE_SHARD,
         "p connect v5
          p => 33 s'{t}/r/1' m1 [] 'r' ; 33 s'{t}/r/2' m2 [] 'r' ; 31 s'{t}/r/3' [] 'r'
          a connect v5 props(21 H1)

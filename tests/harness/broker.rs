@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use crate::{free_port, now};
+use crate::{PATIENCE, free_port, now};
 
 /// A running broker; dropping it kills the process.
 #[derive(Debug)]
@@ -93,13 +93,13 @@ impl Broker {
             .unwrap_or_default()
     }
 
-    /// Waits until `text` stands in the log; bounded by 5 s.
+    /// Waits until `text` stands in the log; bounded.
     #[track_caller]
     pub fn wait_for_log(&mut self, text: &str) {
         self.wait_for_lines(text, 1);
     }
 
-    /// Waits until `text` stands in the log `count` times; bounded by 5 s, and more often is wrong too.
+    /// Waits until `text` stands in the log `count` times; bounded, and more often is wrong too.
     #[track_caller]
     pub fn wait_for_log_times(&mut self, text: &str, count: usize) {
         let found = self.wait_for_lines(text, count);
@@ -108,7 +108,7 @@ impl Broker {
 
     #[track_caller]
     fn wait_for_lines(&mut self, text: &str, count: usize) -> usize {
-        let deadline = now() + Duration::from_secs(5);
+        let deadline = now() + PATIENCE;
         let mut more = true;
         loop {
             let found = self.log().matches(text).count();
@@ -129,14 +129,14 @@ impl Broker {
         }
     }
 
-    /// Waits until the process ends by itself; bounded by 10 s.
+    /// Waits until the process ends by itself; bounded.
     #[track_caller]
     pub fn wait_for_exit(&mut self) -> ExitStatus {
         self.process
             .as_mut()
             .expect("only a broker that we started can be waited for")
-            .wait(Duration::from_secs(10))
-            .unwrap_or_else(|| panic!("still running after 10 s:\n{}", self.log()))
+            .wait(PATIENCE)
+            .unwrap_or_else(|| panic!("still running after {PATIENCE:?}:\n{}", self.log()))
     }
 
     /// Sends SIGKILL and waits for the end of the process: nothing of it runs any more.
@@ -150,7 +150,7 @@ impl Broker {
         process.child.wait().expect("a killed child ends");
     }
 
-    /// Sends SIGTERM and waits for the end of the process; bounded by 10 s.
+    /// Sends SIGTERM and waits for the end of the process; bounded.
     #[track_caller]
     pub fn terminate(&mut self) -> ExitStatus {
         let process = self
@@ -164,8 +164,8 @@ impl Broker {
         rustix::process::kill_process(process_id, rustix::process::Signal::TERM)
             .expect("our child can be signalled");
         process
-            .wait(Duration::from_secs(10))
-            .unwrap_or_else(|| panic!("still running 10 s after SIGTERM:\n{}", self.log()))
+            .wait(PATIENCE)
+            .unwrap_or_else(|| panic!("still running {PATIENCE:?} after SIGTERM:\n{}", self.log()))
     }
 }
 
@@ -311,7 +311,7 @@ impl Process {
 
     /// Tries to connect after each line of the log, and now and then for a broker that says nothing.
     fn wait_until_it_listens(&mut self, address: SocketAddr) -> Result<(), String> {
-        let deadline = now() + Duration::from_secs(20);
+        let deadline = now() + PATIENCE;
         loop {
             let is_over = matches!(
                 self.lines.recv_timeout(Duration::from_millis(20)),

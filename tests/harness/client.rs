@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::broker::Broker;
 use crate::bytes::{bytes, hex};
 use crate::connect::Connect;
-use crate::{now, timeout};
+use crate::{PATIENCE, now, timeout};
 
 /// One TCP connection to a broker.
 #[derive(Debug)]
@@ -48,9 +48,9 @@ impl Client {
 
     /// As `open_at`, with the error as a value.
     pub fn try_open_at(address: SocketAddr) -> std::io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(Duration::from_secs(10)))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Self {
             stream,
             timeout: timeout(),

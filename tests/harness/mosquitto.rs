@@ -5,11 +5,10 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{free_port, wait_until};
+use crate::{PATIENCE, free_port, wait_until};
 
 /// A program of Mosquitto's, or a loud way out.
 pub fn program(name: &str) -> Option<PathBuf> {
@@ -53,7 +52,7 @@ impl Mosquitto {
             child: child.unwrap(),
             address,
         };
-        wait_until("mosquitto listens", Duration::from_secs(10), || {
+        wait_until("mosquitto listens", PATIENCE, || {
             TcpStream::connect(address).is_ok()
         });
         running

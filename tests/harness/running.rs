@@ -3,7 +3,8 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+
+use crate::PATIENCE;
 
 /// A process and what it says on standard error; killed when it goes.
 #[derive(Debug)]
@@ -65,7 +66,7 @@ impl Running {
                 self.seen += place + words.len();
                 return self.log.clone();
             }
-            match self.lines.recv_timeout(LIMIT) {
+            match self.lines.recv_timeout(PATIENCE) {
                 Ok(line) => {
                     self.log.push_str(&line);
                     self.log.push('\n');
@@ -96,13 +97,13 @@ impl Running {
     /// Waits for its end, and gives that and all that it has said.
     #[track_caller]
     pub fn wait(mut self) -> (ExitStatus, String) {
-        while let Ok(line) = self.lines.recv_timeout(LIMIT) {
+        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
             self.log.push_str(&line);
             self.log.push('\n');
         }
         // The end of its standard error is its end, all but; what hangs is killed with the value.
         let mut ended = None;
-        crate::wait_until("the end of a process", LIMIT, || {
+        crate::wait_until("the end of a process", PATIENCE, || {
             ended = self.child.try_wait().ok().flatten();
             ended.is_some()
         });
@@ -129,6 +130,3 @@ impl Drop for Running {
         self.kill();
     }
 }
-
-/// Longer than anything takes on a busy machine.
-const LIMIT: Duration = Duration::from_secs(20);

@@ -5,9 +5,8 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
 
-use crate::{Broker, timeout};
+use crate::{Broker, PATIENCE, timeout};
 
 /// A WebSocket, from its upgrade on; masks what it sends.
 #[derive(Debug)]
@@ -46,8 +45,7 @@ impl WebClient {
     /// Sends these bytes and reads the head of the answer; empty where the broker closes without one.
     #[track_caller]
     pub fn request(address: SocketAddr, request: &[u8]) -> Self {
-        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))
-            .expect("the broker listens");
+        let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("the broker listens");
         stream.set_nodelay(true).expect("a socket can be told");
         stream
             .set_read_timeout(Some(timeout()))

@@ -2,9 +2,8 @@
 
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
-use harness::{Client, Connect, bytes, packet, wait_until};
+use harness::{Client, Connect, PATIENCE, bytes, packet, wait_until};
 
 use crate::Watched;
 
@@ -19,8 +18,7 @@ impl Counting {
     fn connect(watched: &Watched, client_id: &str) -> Self {
         let connect = Connect::v4(client_id);
         let sent = connect.bytes().len() as u64;
-        let mut client = Client::connect(&watched.broker, &connect);
-        client.set_timeout(Duration::from_secs(10));
+        let client = Client::connect(&watched.broker, &connect);
         let received = client.connack_body().len() as u64 + 2;
         Self {
             client,
@@ -178,7 +176,7 @@ fn refusals_ends_and_drops_are_counted_by_their_reasons() {
     assert_eq!(subscribed.value("nightjar_shared_subscriptions"), 1);
     assert_eq!(subscribed.value("nightjar_shared_subscription_groups"), 1);
     kept.disconnect();
-    wait_until("it is away", Duration::from_secs(5), || {
+    wait_until("it is away", PATIENCE, || {
         watched
             .metrics()
             .value("nightjar_sessions{state=\"offline\"}")
@@ -280,7 +278,7 @@ fn what_is_on_its_way_is_counted_until_it_is_acknowledged_or_its_session_ends() 
     // A session that can come back has what it has not acknowledged.
     assert_eq!(on_their_way(&watched), (0, 1));
     Client::connect(&watched.broker, &kept.clean(true)).disconnect();
-    wait_until("the session is gone", Duration::from_secs(5), || {
+    wait_until("the session is gone", PATIENCE, || {
         on_their_way(&watched) == (0, 0)
     });
 }
@@ -298,21 +296,21 @@ fn what_comes_in_through_a_listener_is_counted_there() {
     let _one = Client::connect_v4(&watched.broker, "one");
     let address = second.parse().unwrap();
     let waiting = std::net::TcpStream::connect::<std::net::SocketAddr>(address).unwrap();
-    wait_until("it is open", Duration::from_secs(5), || {
+    wait_until("it is open", PATIENCE, || {
         watched.metrics().value(&connections) == 1
     });
     let _refused = std::net::TcpStream::connect::<std::net::SocketAddr>(address).unwrap();
-    wait_until("it is turned away", Duration::from_secs(5), || {
+    wait_until("it is turned away", PATIENCE, || {
         let turned_away = of_second("connections_turned_away_total");
         watched.metrics().value(&turned_away) == 1
     });
     drop(waiting);
-    wait_until("it is closed", Duration::from_secs(5), || {
+    wait_until("it is closed", PATIENCE, || {
         watched.metrics().value(&connections) == 0
     });
     let mut old = harness::WebClient::request(address, &harness::upgrade_request(""));
     old.send(&Connect::v4("old").bytes());
-    wait_until("it is refused", Duration::from_secs(5), || {
+    wait_until("it is refused", PATIENCE, || {
         let closed = format!(
             "nightjar_connections_closed_total{{listener=\"{second}\",reason=\"refused\"}}"
         );
@@ -351,7 +349,7 @@ fn r19_no_client_and_no_topic_makes_a_series() {
         client.send(&packet("31", &format!("s'{topic}' 'x'")));
         client.receive_packet();
     }
-    wait_until("all are gone", Duration::from_secs(5), || {
+    wait_until("all are gone", PATIENCE, || {
         watched.metrics().value(CONNECTIONS) == 0
     });
     let after = watched.metrics();
@@ -453,7 +451,7 @@ fn a_reload_that_fails_is_seen_until_one_works() {
     for (text, expected) in [("no line of a user\n", 0), ("", 1)] {
         std::fs::write(&users, text).unwrap();
         rustix::process::kill_process(process, rustix::process::Signal::HUP).unwrap();
-        wait_until("the reload is told", Duration::from_secs(5), || {
+        wait_until("the reload is told", PATIENCE, || {
             watched.metrics().value(successful) == expected
         });
     }

@@ -1,8 +1,6 @@
 //! `$SYS`: retain, QoS, who may write there. Names and formats are compared with Mosquitto's in `tests/interop/mosquitto/sys.rs`.
 
-use std::time::Duration;
-
-use harness::{Broker, Client, Connect, bytes, packet, wait_until};
+use harness::{Broker, Client, Connect, PATIENCE, bytes, packet, wait_until};
 
 use crate::Watched;
 
@@ -49,7 +47,7 @@ fn they_are_retained_at_qos_2_and_published_when_they_change() {
         topic.ends_with("/version") && text.starts_with("nightjar version ")
     }));
     let mut live = Vec::new();
-    wait_until("two more", Duration::from_secs(10), || {
+    wait_until("two more", PATIENCE, || {
         live.extend(read_all(&mut client));
         live.len() >= 2
     });
@@ -86,7 +84,7 @@ fn they_count_against_no_bound_and_wildcards_pass_them_by() {
     ));
     client.expect("90 03 m3 00");
     // The first one was made when there were none yet.
-    wait_until("they count themselves", Duration::from_secs(10), || {
+    wait_until("they count themselves", PATIENCE, || {
         let found = read_all(&mut client);
         let last = found.last().map(|(_, text, _)| text.parse::<u64>());
         matches!(last, Some(Ok(count)) if count > 40)
@@ -135,7 +133,7 @@ fn d11_nothing_of_it_is_stored() {
     client.expect("90 04 m1 00 02");
     // A session that survives the process shares no QoS 2 exchange with it that the store does not know.
     let mut live = Vec::new();
-    wait_until("a change of it", Duration::from_secs(10), || {
+    wait_until("a change of it", PATIENCE, || {
         live.extend(read_all(&mut client));
         live.retain(|(topic, _, byte)| topic.contains("/bytes/") && byte & 1 == 0);
         !live.is_empty()
@@ -143,7 +141,7 @@ fn d11_nothing_of_it_is_stored() {
     assert!(live.iter().all(|(_, _, byte)| *byte == 0x32), "{live:?}");
     // Acknowledged by nobody: what is in flight is its own, what comes when it is away is nobody's.
     drop(client);
-    wait_until("it is away", Duration::from_secs(5), || {
+    wait_until("it is away", PATIENCE, || {
         watched
             .metrics()
             .value("nightjar_sessions{state=\"offline\"}")
@@ -158,9 +156,7 @@ fn d11_nothing_of_it_is_stored() {
         line.and_then(|value| value.parse::<u64>().ok()).unwrap()
     };
     let then = uptime(&watched);
-    wait_until("three intervals", Duration::from_secs(10), || {
-        uptime(&watched) >= then + 3
-    });
+    wait_until("three intervals", PATIENCE, || uptime(&watched) >= then + 3);
     let later = watched.metrics();
     assert_eq!(later.value("nightjar_queued_messages"), queued);
     watched.broker.terminate();

@@ -57,10 +57,23 @@ fn r20_refusals_do_not_flood_the_log_and_what_is_left_out_is_counted() {
         client.write_all(&connect(number)).unwrap();
         client.read_to_end(&mut Vec::new()).unwrap();
     }
-    let log = broker.wait_for("more lines about refused connections from 127.0.0.1 were left out.");
-    let lines = log.matches("disconnected, not authorised").count();
-    assert_eq!(lines, 20);
-    assert!(log.contains(": Warning: 280 more lines"), "{log}");
+    // Of each ten seconds, which are one where the machine is not busy: what was said and what was left out are all of them.
+    loop {
+        let log =
+            broker.wait_for("more lines about refused connections from 127.0.0.1 were left out.");
+        let said = log.matches("disconnected, not authorised").count();
+        let left_out: Vec<usize> = log
+            .lines()
+            .filter_map(|line| line.split_once(": Warning: ")?.1.split_once(" more lines"))
+            .map(|(count, _)| count.parse().unwrap())
+            .collect();
+        assert!(said <= 20 * (left_out.len() + 1), "{log}");
+        let all = said + left_out.iter().sum::<usize>();
+        assert!(all <= 300, "{log}");
+        if all == 300 {
+            break;
+        }
+    }
 }
 
 /// Root reads everything; who it becomes may not, and a reload is refused.

@@ -94,4 +94,4 @@ pub(crate) fn ping(client: &mut TcpStream) {
     assert_eq!(answer, [0xd0, 0]);
 }
 
-pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = harness::PATIENCE;

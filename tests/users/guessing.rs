@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
-use harness::{Connect, now};
+use harness::{Broker, Connect, PATIENCE, now, wait_until};
 
 use crate::world::world;
 
@@ -23,15 +23,22 @@ fn whoever_is_wrong_too_often_is_refused_unseen_and_nobody_else_is() {
     world
         .broker
         .wait_for_log("Too many failed logins from 127.0.0.1:");
-    // For a second the right password is not looked at either.
-    world.refuses(&login("alice", "secret"));
+    // For a second, and twice as long each time, the right password is not looked at either. A machine that took longer than that to ask
+    // has let it in, and what was counted is forgotten.
+    wait_until("the right password is refused unseen", PATIENCE, || {
+        let code = world.answer(&login("alice", "secret")).1.replace(' ', "");
+        if code == "20020000" {
+            (0..4).for_each(|_| world.refuses(&login("alice", "x")));
+        }
+        code != "20020000"
+    });
     world
         .broker
         .wait_for_log("(user 'alice': too many failures, refused unseen)");
     for _ in 0..10 {
         world.accepts(&login("ivy", "s"));
     }
-    harness::wait_until("alice may come in again", Duration::from_secs(5), || {
+    wait_until("alice may come in again", PATIENCE, || {
         world.answer(&login("alice", "secret")).1.replace(' ', "") == "20020000"
     });
 }
@@ -63,19 +70,22 @@ fn t2_a_thousand_wrong_passwords_from_one_address_are_hardly_looked_at() {
     assert!(unseen > 800, "{unseen} of 1000 were refused unseen");
 }
 
-/// T1, coarsely: the fine comparison is that of `Hash`, which has one path. `ROUNDS=4000` is the long form, on a machine that does
-/// nothing else: then no difference may be seen that chance would show in less than one of a hundred trials.
+/// T1, coarsely: the fine comparison is that of `Hash`, which has one path. What is compared is the time of the processor, which a busy
+/// machine does not change. `ROUNDS=4000` is the long form, on a machine that does nothing else: then no difference may be seen that
+/// chance would show in less than one of a hundred trials.
 #[test]
 fn an_unknown_user_takes_as_long_as_a_wrong_password() {
     let users = "u:$7$20000$asUtNpDrKXxmU0NR$wqqxH8+ucvHlzspiYRYHBzU1dZHctQ2Fv7k2pnJJCzMpI8yKpN1UY/GdjUTaGYxFqipnFDIQjJQqx5ob73N8oQ==\n";
     let world = crate::world::world_of(users, "");
     let mut times = [Vec::new(), Vec::new()];
+    let mut ticks = [0, 0];
     let rounds = std::env::var("ROUNDS").map_or(30, |rounds| rounds.parse().unwrap());
     for round in 0..rounds {
         let which = round % 2;
-        let begun = now();
+        let (begun, before) = (now(), processor_ticks(&world.broker));
         world.refuses(&login(["u", "zoe"][which], "x"));
         times[which].push(begun.elapsed());
+        ticks[which] += processor_ticks(&world.broker) - before;
     }
     if rounds >= 1000 {
         let z = mann_whitney(&times);
@@ -85,12 +95,22 @@ fn an_unknown_user_takes_as_long_as_a_wrong_password() {
             "known and unknown users can be told apart: z = {z}"
         );
     }
-    let [known, unknown] = times.map(|mut times| {
-        times.sort_unstable();
-        times[times.len() / 2].as_secs_f64()
-    });
+    let [known, unknown] = ticks.map(|ticks| ticks as f64);
+    assert!(known > 10.0, "{known} ticks are too few to compare");
     let ratio = known / unknown;
-    assert!((0.5..2.0).contains(&ratio), "{known} s and {unknown} s");
+    assert!(
+        (0.5..2.0).contains(&ratio),
+        "{known} and {unknown} hundredths of a second"
+    );
+}
+
+/// User and system time of the process, a hundred ticks a second.
+fn processor_ticks(broker: &Broker) -> u64 {
+    let process_id = broker.process_id().expect("the broker is ours");
+    let stat = std::fs::read_to_string(format!("/proc/{process_id}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let fields: Vec<&str> = fields.split(' ').collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
 /// How far the ranks of the first lie from where chance would put them, in standard deviations.

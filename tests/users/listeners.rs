@@ -215,7 +215,7 @@ fn a14_a_session_is_not_to_be_had_by_another_door() {
                 assert_eq!(message, packet("32", "s'own/x' m1 00 'kept'"));
             }
         }
-        assert!(house.broker.log().contains("belongs to another user"));
+        house.broker.wait_for_log("belongs to another user");
     }
 }
 

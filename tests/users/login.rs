@@ -100,7 +100,7 @@ fn t19_after_a_refusal_the_connection_is_over_whatever_the_client_does() {
     for number in 0..120 {
         let id = format!("c{number}");
         let connect = Connect::v4(&id).username("alice").password("x").bytes();
-        harness::wait_until("there is room again", Duration::from_secs(10), || {
+        harness::wait_until("there is room again", harness::PATIENCE, || {
             let mut client = Client::open(&world.broker);
             client.send(&connect);
             let Ok(answer) = client.try_receive_packet() else {
@@ -118,7 +118,7 @@ fn t19_after_a_refusal_the_connection_is_over_whatever_the_client_does() {
         .username("alice")
         .password("secret")
         .bytes();
-    harness::wait_until("there is room again", Duration::from_secs(10), || {
+    harness::wait_until("there is room again", harness::PATIENCE, || {
         let mut client = Client::open(&world.broker);
         client.send(&alice);
         client.try_receive_packet().is_ok()
@@ -189,7 +189,7 @@ fn a_full_queue_answers_that_the_server_is_busy() {
     // Who of these is told something, and the rest of them.
     let told = |clients: &mut Vec<Client>, count: usize| {
         let mut packets = Vec::new();
-        harness::wait_until("enough of them are told", Duration::from_secs(10), || {
+        harness::wait_until("enough of them are told", harness::PATIENCE, || {
             clients.retain_mut(|client| {
                 let packet = client.try_receive_packet();
                 packet.map(|packet| packets.push(packet)).is_err()
@@ -339,7 +339,7 @@ fn every_refusal_has_one_line_without_the_password() {
             let is_it = |line: &&str| line.contains(begin) && line.contains(end);
             log.lines().filter(is_it).count()
         };
-        harness::wait_until("the refusal is logged", Duration::from_secs(5), || {
+        harness::wait_until("the refusal is logged", harness::PATIENCE, || {
             refusals(&world.broker) > 0
         });
         assert_eq!(refusals(&world.broker), 1);

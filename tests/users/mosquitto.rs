@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use harness::{Broker, Client, Connect, Mosquitto, TemporaryDirectory, hex, program};
 
@@ -12,7 +11,6 @@ use crate::world::{ALICE, IVY};
 /// connection is closed.
 fn answer(address: SocketAddr, connect: &Connect) -> String {
     let mut client = Client::open_at(address);
-    client.set_timeout(Duration::from_secs(5));
     client.send(&connect.bytes());
     match client.try_receive_packet() {
         Ok(packet) if packet.get(3) == Some(&0) => "accepted".into(),

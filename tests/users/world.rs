@@ -49,7 +49,6 @@ impl World {
     #[track_caller]
     pub(crate) fn answer(&self, connect: &Connect) -> (Client, String) {
         let mut client = Client::open(&self.broker);
-        client.set_timeout(std::time::Duration::from_secs(5));
         client.send(&connect.bytes());
         let answer = hex(&client.receive_packet());
         (client, answer)
@@ -74,7 +73,6 @@ impl World {
         };
         let plain = |text: &str| text.split_whitespace().collect::<String>();
         assert_eq!(plain(&answer), plain(expected));
-        client.set_timeout(std::time::Duration::from_secs(1));
         client.expect_close();
     }
 }

@@ -1,7 +1,6 @@
 //! W19 to W21: many broken packets, whole packets cut or glued, and panics.
 
 use std::io::Write;
-use std::time::Duration;
 
 use harness::{Broker, Client, Connect, bytes, hex, packet, properties};
 
@@ -143,7 +142,6 @@ fn w20_ten_thousand_packets_in_one_segment_are_all_answered() {
     const PACKETS: usize = 10_000;
     let scene = Scene::start_quiet();
     let mut client = Client::connect_v4(&scene.broker, "glued");
-    client.set_timeout(Duration::from_secs(10));
     client.send(&bytes("c0 00").repeat(PACKETS));
     client.expect_bytes(&bytes("d0 00").repeat(PACKETS));
     client.send(&packet("82", "m1 s'glued' 00"));
@@ -178,10 +176,8 @@ fn w21_a_panic_ends_one_connection_and_no_other() {
         }
     }
     assert!(scene.broker.is_alive(), "the process ended");
-    assert!(
-        scene.broker.log().contains("panic"),
-        "no panic was injected: the broker lacks the hook"
-    );
+    // Without it the broker lacks the hook.
+    scene.broker.wait_for_log("panic");
     scene.report();
 }
 

@@ -241,7 +241,7 @@ fn one_connection_too_many_of_a_listener_is_closed_unread() {
     // The other listener has its own count, and a place that is free again is given away.
     Client::connect_v4(&broker, "elsewhere");
     first.disconnect();
-    harness::wait_until("a place is free", std::time::Duration::from_secs(2), || {
+    harness::wait_until("a place is free", harness::PATIENCE, || {
         let mut again = Client::open_at(address);
         again.send(&Connect::v4("again").bytes());
         again.try_receive_packet().is_ok()

@@ -4,7 +4,6 @@ use std::io::{Read, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
 
 use harness::{Broker, Connect, Options, TemporaryDirectory, bytes};
 
@@ -19,9 +18,7 @@ fn options(path: &Path) -> Options {
 #[track_caller]
 fn speak(path: &Path, client_id: &str) -> UnixStream {
     let mut stream = UnixStream::connect(path).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(2)))
-        .unwrap();
+    stream.set_read_timeout(Some(harness::PATIENCE)).unwrap();
     stream.write_all(&Connect::v4(client_id).bytes()).unwrap();
     expect(&mut stream, "20 02 00 00");
     stream

@@ -2,13 +2,14 @@
 //! (R20), and parts of packets.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use harness::{
-    Client, Connect, Unexpected, bytes, hex, now, packet, raise_file_limit, variable_byte_integer,
-    wait_until,
+    Client, Connect, PATIENCE, Unexpected, bytes, hex, now, packet, raise_file_limit,
+    variable_byte_integer, wait_until,
 };
 
 use crate::{Scene, contains};
@@ -53,16 +54,18 @@ fn r13_connect_has_a_deadline_however_it_is_spread() {
     let begun = now();
     let mut silent = Client::open(&scene.broker);
     let mut slow = Client::open(&scene.broker);
-    for byte in &Connect::v5("slow").bytes()[..8] {
-        slow.send(&[*byte]);
+    // A byte now and then, for as long as it may.
+    let connect = Connect::v5("slow".repeat(100)).bytes();
+    let mut said = 0;
+    while said < connect.len() && slow.stream().write_all(&connect[said..=said]).is_ok() {
+        said += 1;
         std::thread::sleep(Duration::from_millis(100));
     }
+    assert!(said < connect.len(), "it was let say all of it");
     for client in [&mut silent, &mut slow] {
-        client.set_timeout(Duration::from_secs(2));
         client.expect_close();
     }
-    let took = now().duration_since(begun);
-    assert!((1.0..2.5).contains(&took.as_secs_f32()), "{took:?}");
+    assert!(now().duration_since(begun) >= Duration::from_secs(1));
     scene.finish();
 }
 
@@ -83,7 +86,6 @@ fn r14_keep_alive_has_a_maximum_where_it_is_configured() {
         client.expect_close();
     }
     let mut client = Client::connect(&scene.broker, &Connect::v5("v5").keep_alive(0));
-    client.set_timeout(Duration::from_secs(3));
     client.expect("e0 01 8d");
     client.expect_close();
     scene.finish();
@@ -105,7 +107,6 @@ fn r15_a_storm_of_connections_leaves_nothing_behind() {
             .collect();
         scene.echo();
         for mut client in clients {
-            client.set_timeout(Duration::from_secs(5));
             client.expect("20 02 00 00");
             // Some say goodbye, some are cut off with unread data on the way.
             if round % 2 == 0 {
@@ -115,8 +116,8 @@ fn r15_a_storm_of_connections_leaves_nothing_behind() {
             }
         }
     }
-    wait_until("all sockets are closed", Duration::from_secs(5), || {
-        scene.descriptors() == before
+    wait_until("all sockets are closed", PATIENCE, || {
+        scene.descriptors() <= before
     });
     scene.finish();
 }
@@ -132,18 +133,26 @@ fn r15_one_connection_too_many_is_closed_and_no_one_else() {
 fn one_connection_too_many(shards: u32) {
     let mut scene = Scene::start(&format!("connections_max = 10\nshards = {shards}"));
     let mut accepted = Vec::new();
-    for number in 0..20 {
+    let come = |accepted: &mut Vec<Client>| {
         let mut client = Client::open(&scene.broker);
-        client.send(&Connect::v4(format!("many-{number}")).bytes());
+        client.send(&Connect::v4(format!("many-{}", accepted.len())).bytes());
         match client.try_receive_packet() {
             Ok(_) => accepted.push(client),
             Err(unexpected) => assert!(matches!(unexpected, Unexpected::Close { .. })),
         }
+    };
+    // The connection by which the harness has seen that it listens is one until its close is noticed.
+    wait_until("four are in, beside six canaries", PATIENCE, || {
+        come(&mut accepted);
+        accepted.len() == 4
+    });
+    for _ in 0..10 {
+        come(&mut accepted);
     }
     assert_eq!(accepted.len(), 4, "six canaries are connected as well");
     scene.echo();
     accepted.pop().unwrap().disconnect();
-    wait_until("there is room again", Duration::from_secs(2), || {
+    wait_until("there is room again", PATIENCE, || {
         let mut client = Client::open(&scene.broker);
         client.send(&Connect::v4("again").bytes());
         client.try_receive_packet().is_ok()
@@ -170,6 +179,7 @@ fn r16_many_clients_with_one_id_lose_nothing_and_one_is_left() {
             std::thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     let mut client = Client::open_at(address);
+                    client.set_timeout(Duration::from_secs(1));
                     client.send(&connect.bytes());
                     receive_and_acknowledge(&mut client, &received);
                 }
@@ -187,15 +197,26 @@ fn r16_many_clients_with_one_id_lose_nothing_and_one_is_left() {
         .for_each(|thread| thread.join().unwrap());
     let mut last = Client::connect(&scene.broker, &connect);
     assert!(last.session_present());
+    let missing = || -> Vec<usize> {
+        let received = received.lock().unwrap();
+        (0..MESSAGES)
+            .filter(|number| !received.contains(format!("message {number}").as_bytes()))
+            .collect()
+    };
+    // What was acknowledged to others may come again to this one, and behind it comes what waits.
     last.set_timeout(Duration::from_millis(300));
-    receive_and_acknowledge(&mut last, &received);
-    let received = received.lock().unwrap();
-    let missing: Vec<usize> = (0..MESSAGES)
-        .filter(|number| !received.contains(format!("message {number}").as_bytes()))
-        .collect();
-    assert!(missing.is_empty(), "acknowledged and lost: {missing:?}");
+    let deadline = now() + PATIENCE;
+    while !missing().is_empty() && now() < deadline {
+        receive_and_acknowledge(&mut last, &received);
+    }
+    assert!(
+        missing().is_empty(),
+        "acknowledged and lost: {:?}",
+        missing()
+    );
+    last.set_timeout(PATIENCE);
     last.send(&bytes("c0 00"));
-    last.expect("d0 00");
+    while last.receive_packet() != bytes("d0 00") {}
     drop(first);
     scene.finish();
 }
@@ -250,10 +271,11 @@ fn without_descriptors(shards: u32) {
     let ticks = scene.processor_ticks() - before;
     assert!(ticks < 20, "{ticks} of 100 ticks: it spins");
     scene.echo();
+    scene.broker.wait_for_log("accepting pauses");
     let warnings = scene.broker.log().matches("accepting pauses").count();
     assert!((1..5).contains(&warnings), "{warnings} warnings");
     drop((accepted, waiting));
-    wait_until("clients are accepted again", Duration::from_secs(3), || {
+    wait_until("clients are accepted again", PATIENCE, || {
         let mut client = Client::open(&scene.broker);
         client.send(&Connect::v4("again").bytes());
         client.try_receive_packet().is_ok()
@@ -263,7 +285,7 @@ fn without_descriptors(shards: u32) {
 
 #[test]
 fn r20_a_client_can_neither_forge_nor_flood_the_log() {
-    let scene = Scene::start("");
+    let mut scene = Scene::start("");
     for client_id in [
         "x\n2026 admin logged in",
         "x\r\n1700000000: forged",
@@ -280,8 +302,9 @@ fn r20_a_client_can_neither_forge_nor_flood_the_log() {
     let reordered = "x\u{202e}\u{2028}2026 forged";
     Client::connect_v4(&scene.broker, reordered).disconnect();
     Client::connect_v4(&scene.broker, &"long".repeat(15_000)).disconnect();
+    scene.broker.wait_for_log("forged");
+    scene.broker.wait_for_log("longlong");
     let log = scene.broker.log();
-    assert!(log.contains("forged") && log.contains("longlong"), "{log}");
     for line in log.lines() {
         let seconds = line.split_once(": ").map_or("", |(seconds, _)| seconds);
         assert!(

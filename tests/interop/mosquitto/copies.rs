@@ -1,7 +1,6 @@
 //! A copy for each of several subscriptions that match (`allow_duplicate_messages true`, `copy_per_subscription`).
 
 use std::fs;
-use std::time::Duration;
 
 use harness::{Broker, Client, Connect, Mosquitto, TemporaryDirectory, packet, program};
 
@@ -77,9 +76,7 @@ fn copies_for_clients_that_are_away_are_acknowledged_when_they_survive_a_kill() 
     };
     let come = |broker: &Broker, client_id: &str| {
         let connect = Connect::v5(client_id).clean(false).properties("11 L3600");
-        let mut client = Client::connect(broker, &connect);
-        client.set_timeout(Duration::from_secs(15));
-        client
+        Client::connect(broker, &connect)
     };
     let ids: Vec<String> = (0..6).map(|number| format!("away-{number}")).collect();
     let mut broker = start();
@@ -95,7 +92,6 @@ fn copies_for_clients_that_are_away_are_acknowledged_when_they_survive_a_kill() 
         client.disconnect();
     }
     let mut publisher = Client::connect_v5(&broker, "publisher", "");
-    publisher.set_timeout(Duration::from_secs(15));
     publisher.send(&packet("32", "s't/a' m1 00 'x'"));
     publisher.expect("40 02 00 01");
     publisher.send(&packet("34", "s't/a' m2 00 'y'"));
@@ -104,7 +100,6 @@ fn copies_for_clients_that_are_away_are_acknowledged_when_they_survive_a_kill() 
 
     let broker = start();
     let mut publisher = Client::connect_v5(&broker, "publisher", "");
-    publisher.set_timeout(Duration::from_secs(15));
     for id in &ids {
         let mut client = come(&broker, id);
         assert!(client.session_present(), "{id}");

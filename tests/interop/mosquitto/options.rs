@@ -3,10 +3,9 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use harness::{
-    Broker, Client, Connect, Mosquitto, TemporaryDirectory, packet, program, wait_until,
+    Broker, Client, Connect, Mosquitto, PATIENCE, TemporaryDirectory, packet, program, wait_until,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -37,7 +36,6 @@ pub(crate) fn play(
 ) -> Vec<Vec<Vec<u8>>> {
     let connect = |client_id: &str| {
         let mut client = Client::open_at(address);
-        client.set_timeout(Duration::from_secs(10));
         client.send(&Connect::v4(client_id).bytes());
         client.expect("20 02 00 00");
         client
@@ -186,7 +184,7 @@ fn retained_over_reloads(
         reload();
         let mark = format!("mark/{mark}");
         let mut told = Vec::new();
-        wait_until("it is in force", Duration::from_secs(10), || {
+        wait_until("it is in force", PATIENCE, || {
             told = retained(address);
             told.contains(&mark)
         });

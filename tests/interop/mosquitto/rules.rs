@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use harness::{
     Broker, Client, Connect, Mosquitto, TemporaryDirectory, packet, program, text_with_length,
@@ -224,7 +223,6 @@ fn connect(address: SocketAddr, user: Option<&str>, client_id: &str) -> Client {
         connect = connect.username(user);
     }
     let mut client = Client::open_at(address);
-    client.set_timeout(Duration::from_secs(5));
     client.send(&connect.bytes());
     let connack = client.receive_packet();
     assert_eq!((connack[0], connack[3]), (0x20, 0), "{connack:x?}");

@@ -27,7 +27,7 @@ fn what_mosquitto_kept_is_taken_over_once_and_its_file_is_left_as_it_is() {
     let file = directory.path().join("mosquitto.db");
 
     // Two devices that are away, with what waits for them; one has not acknowledged what it was sent.
-    let broker = start(&mosquitto, &conf);
+    let mut broker = start(&mosquitto, &conf);
     let mut old = open(address, &old_device());
     old.expect("20 02 00 00");
     old.send(&packet("82", "m1 s'a/#' 01 s'b/+' 02"));
@@ -45,6 +45,7 @@ fn what_mosquitto_kept_is_taken_over_once_and_its_file_is_left_as_it_is() {
     new.send(&packet("40", "m1"));
     new.disconnect();
     drop(old);
+    broker.wait_for("Client old closed its connection.");
     for (first, topic, id) in [("32", "a/1", 2), ("34", "b/2", 3), ("32", "a/3", 4)] {
         publisher.send(&packet(first, &format!("s'{topic}' m{id} '{topic}'")));
         let answer = publisher.receive_packet();
