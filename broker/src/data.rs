@@ -78,7 +78,7 @@ fn take_over(file: &Path, directory: &Path) -> Result<(), StorageError> {
         reason: error.to_string().into(),
     })?;
     let imported = mosquitto_db::import(file, directory, clock::wall(), &mut Silent)
-        .map_err(with_a_way_out)?;
+        .map_err(|error| with_a_way_out(file, error))?;
     let contents = &imported.contents;
     tracing::info!(
         "Taken over from {}: {} sessions, {} subscriptions, {} queued messages, {} retained messages. It is left as it was.",
@@ -97,12 +97,14 @@ fn take_over(file: &Path, directory: &Path) -> Result<(), StorageError> {
     Ok(())
 }
 
-fn with_a_way_out(error: StorageError) -> StorageError {
+fn with_a_way_out(file: &Path, error: StorageError) -> StorageError {
     match error {
-        StorageError::File { path, reason } => StorageError::File {
-            path,
-            reason: format!("{reason}. Move it away to start without what is in it.").into(),
-        },
+        StorageError::File { path, reason } if *path == *file.display().to_string() => {
+            StorageError::File {
+                path,
+                reason: format!("{reason}; move it away to start without what is in it").into(),
+            }
+        }
         other => other,
     }
 }

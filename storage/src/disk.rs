@@ -229,14 +229,15 @@ impl DiskFile for File {
 }
 
 fn file_error(path: &Path, error: &io::Error) -> StorageError {
+    let way_out = match error.kind() {
+        ErrorKind::PermissionDenied => {
+            "; the directory and what is in it must belong to the user that this program runs as"
+        }
+        _ => "",
+    };
     StorageError::File {
         path: path.display().to_string().into(),
-        reason: match error.kind() {
-            ErrorKind::PermissionDenied => {
-                format!("{error}. The directory and what is in it must belong to the user that this program runs as.").into()
-            }
-            _ => error.to_string().into(),
-        },
+        reason: format!("{error}{way_out}").into(),
     }
 }
 

@@ -23,8 +23,8 @@ fn versions() -> [Version; 3] {
 fn the_right_password_comes_in_and_every_other_is_refused_with_one_code() {
     let world = world("");
     for version in versions() {
-        world.accepts(&version("c").username("alice").password("secret"));
-        world.accepts(&version("c").username("ivy").password("s"));
+        world.accepts(&version("a").username("alice").password("secret"));
+        world.accepts(&version("i").username("ivy").password("s"));
         for (user, password) in [
             ("alice", "Secret"),
             // Not with a NUL behind it: HMAC pads its key with those, so they are the same password in every broker.
@@ -321,6 +321,12 @@ fn every_refusal_has_one_line_without_the_password() {
             Connect::v5("c3"),
             "Client c3 [127.0.0.1:",
             "disconnected, not authorised (no user: no user name, and allow_anonymous is false).",
+        ),
+        // Who has no client id is called by the one that it would have got, as with Mosquitto.
+        (
+            Connect::v5("").username("bob").password("geheim4"),
+            "Client auto-",
+            "disconnected, not authorised (user 'bob': unknown user).",
         ),
         (
             Connect::v5("c4")

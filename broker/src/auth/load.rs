@@ -91,11 +91,17 @@ impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             // The first sentence is Mosquitto's.
-            Self::Unreadable { file, reason } => write!(
-                f,
-                "Unable to open password file \"{}\". {reason}",
-                file.display()
-            ),
+            Self::Unreadable { file, reason } => {
+                write!(
+                    f,
+                    "Unable to open password file \"{}\". {reason}",
+                    file.display()
+                )?;
+                if reason.contains("Permission denied") {
+                    f.write_str(". The user that the broker runs as must be able to read it")?;
+                }
+                Ok(())
+            }
             Self::Line { file, fault } => write!(
                 f,
                 "Invalid line in password file {}:{}: {}",

@@ -67,6 +67,12 @@ impl Shard {
             let prefix = prefix.unwrap_or_else(|| security.auto_id_prefix.clone());
             connect.client_id = self.new_client_id(&prefix);
         }
+        if assigned
+            && let Some(connection) = self.connections.get_mut(id.slot, id.generation)
+            && let Some(claimant) = &mut connection.claimant
+        {
+            claimant.client_id.clone_from(&connect.client_id);
+        }
         let home = self
             .shared
             .exchange
@@ -129,12 +135,9 @@ impl Shard {
         authentication_data: Option<Bytes>,
     ) -> Result<(), Cause> {
         let settings = Arc::clone(&self.shared.settings);
-        let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
+        let Some(connection) = self.connections.get(id.slot, id.generation) else {
             return Ok(());
         };
-        if assigned && let Some(claimant) = &mut connection.claimant {
-            claimant.client_id.clone_from(&connect.client_id);
-        }
         let listener = Arc::clone(&connection.listener);
         let mut admitted = admit(&mut connect, id, &settings, &listener).map_err(Cause::Refused)?;
         admitted.authentication_data = authentication_data;
