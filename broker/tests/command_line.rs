@@ -9,6 +9,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+mod ports;
+
+use ports::free_port;
+
 #[test]
 fn help_and_version_go_to_standard_output_and_exit_0() {
     for argument in ["-h", "--help"] {
@@ -314,19 +318,7 @@ impl Watchdog {
     }
 }
 
-const LIMIT: Duration = Duration::from_secs(10);
-
-/// Free on both loopback addresses a moment ago.
-fn free_port() -> u16 {
-    for _ in 0..20 {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        if TcpListener::bind((Ipv6Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
-    }
-    panic!("no port is free on both loopback addresses");
-}
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Removed when it goes out of scope.
 struct TemporaryFile(PathBuf);

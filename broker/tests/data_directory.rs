@@ -6,6 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+mod ports;
+
+use ports::free_port;
+
 #[test]
 fn the_directory_is_made_and_is_nobody_elses_business() {
     let data = Scratch::new();
@@ -130,7 +134,6 @@ struct Running {
 }
 
 impl Running {
-    /// On a port that was free a moment before.
     fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let port = free_port().to_string();
         let mut all = vec!["-p", &port];
@@ -192,11 +195,6 @@ fn run(arguments: &[&str], environment: &[(&str, &str)]) -> (Child, String) {
     // What it logs later goes where nobody reads: keep the pipe open for it.
     std::thread::spawn(move || lines.lines().for_each(drop));
     (child, log)
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 fn text(path: &Path) -> &str {

@@ -10,6 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+mod ports;
+
+use ports::free_port;
+
 #[test]
 fn a_store_is_checked_copied_moved_and_made_small_and_still_delivers() {
     let scratch = Scratch::new();
@@ -503,11 +507,8 @@ struct Running {
 }
 
 impl Running {
-    /// On a port that was free a moment before.
     fn start(data: &Path) -> Self {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
+        let port = free_port();
         let mut child = Command::new(env!("CARGO_BIN_EXE_nightjar"))
             .args(["-p", &port.to_string(), "--data", text(data)])
             .stdin(Stdio::null())

@@ -68,6 +68,12 @@ impl Relay {
         self.listener.local_addr()
     }
 
+    /// Something has been published.
+    pub fn has_begun(&self) -> bool {
+        let mut peers = self.peers.iter().flatten();
+        peers.any(|peer| peer.receivers.is_some())
+    }
+
     /// Relays until `duration` is over.
     pub fn serve(&mut self, duration: Duration) -> io::Result<()> {
         let clock = Clock::start();

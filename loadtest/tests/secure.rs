@@ -1,7 +1,6 @@
 //! TLS, mTLS and WebSocket against Debian's mosquitto: streams and scenarios of several phases get through each of them, and
 //! whoever is not to be trusted does not.
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -92,8 +91,7 @@ fn start(ports: [u16; 4], certificates: &Certificates) -> (Scratch, Running) {
 }
 
 fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
+    [(); N].map(|()| harness::free_port())
 }
 
 /// A certificate authority, a server and a client of it, made anew: nothing in the repository can expire.

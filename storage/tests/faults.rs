@@ -456,4 +456,4 @@ const SYNCS: u64 = 150;
 /// More attempts to open a store than a disk lets fail.
 const OPENINGS_MAX: usize = 5000;
 /// What an operator may expect.
-const RECOVERY_MAX: Duration = Duration::from_secs(5);
+const RECOVERY_MAX: Duration = Duration::from_secs(20);

@@ -255,4 +255,4 @@ const BALLAST: usize = 4 << 20;
 const TAKEN_MAX: u64 = 2000;
 const COMMITS_THAT_SHRINK: usize = 8;
 /// What an operator may expect.
-const RECOVERY_MAX: Duration = Duration::from_secs(5);
+const RECOVERY_MAX: Duration = Duration::from_secs(20);

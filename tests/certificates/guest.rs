@@ -7,7 +7,6 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use harness::{Connect, timeout, upgrade_request, web_frame};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -134,7 +133,7 @@ impl Guest {
         let socket = connect_from_elsewhere(port).expect("the broker listens");
         socket.set_nodelay(true).expect("a socket can be told");
         socket
-            .set_read_timeout(Some(timeout().max(Duration::from_secs(20))))
+            .set_read_timeout(Some(timeout().max(harness::PATIENCE)))
             .expect("a timeout above zero is accepted");
         let address = socket.local_addr().expect("it is connected");
         let mut stream = StreamOwned::new(client, socket);

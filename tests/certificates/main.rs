@@ -12,12 +12,10 @@ mod stalled;
 mod swaps;
 mod world;
 
-use std::time::Duration;
-
-use harness::Broker;
+use harness::{Broker, PATIENCE};
 use rustix::process::{Pid, Signal, kill_process};
 
-use world::{Authority, Language, VERSIONS, World};
+use world::{Authority, Language, VERSIONS, World, is_accepted};
 
 #[test]
 fn a_device_is_let_in_by_its_certificate_under_its_id() {
@@ -77,14 +75,14 @@ fn t6_a_session_of_tls_that_a_revoked_device_resumes_is_refused() {
         // CONNECT as `gauge-7`, and then the end of what is sent: the broker answers and says no more.
         let connect = b"\x10\x13\x00\x04MQTT\x04\x02\x00\x3c\x00\x07gauge-7";
         let session = world.authority.text("session");
-        let first = world.s_client(version, &["-sess_out", &session], connect);
+        let first = world.s_client(version, &["-sess_out", &session], connect, is_accepted);
         world.broker.wait_for_log("u'gauge-7'");
         assert!(first.contains("\nNew, "), "{first}");
-        let second = world.s_client(version, &["-sess_in", &session], connect);
+        let second = world.s_client(version, &["-sess_in", &session], connect, is_accepted);
         assert!(second.contains("\nReused, "), "{second}");
         world.authority.run(&["revoke", "gauge-7"]);
         world.reload();
-        let third = world.s_client(version, &["-sess_in", &session], connect);
+        let third = world.s_client(version, &["-sess_in", &session], connect, is_accepted);
         world.broker.wait_for_log("Revoked");
         let log = world.broker.log();
         assert_eq!(log.matches("u'gauge-7'").count(), 2, "{third}\n{log}");
@@ -105,5 +103,5 @@ fn reload(broker: &mut Broker, number: usize) {
     kill_process(process_id.expect("it is a process id"), Signal::HUP)
         .expect("our child can be signalled");
     let is_done = || broker.log().matches("Config reloaded").count() >= number;
-    harness::wait_until("the broker has reloaded", Duration::from_secs(20), is_done);
+    harness::wait_until("the broker has reloaded", PATIENCE, is_done);
 }

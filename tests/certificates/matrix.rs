@@ -177,7 +177,7 @@ fn t6_a_certificate_that_has_expired_since_resumes_nothing() {
     let world = World::new();
     let mut draft = Draft::named("gauge-7");
     // The end of a certificate is a whole second.
-    draft.to = OffsetDateTime::now_utc() + Duration::from_secs(4);
+    draft.to = OffsetDateTime::now_utc() + Duration::from_secs(10);
     let papers = world.forger.trusted.sign(&draft);
     let mut guests = Vec::new();
     for version in VERSIONS {
@@ -191,7 +191,7 @@ fn t6_a_certificate_that_has_expired_since_resumes_nothing() {
         }
     }
     let is_over = || OffsetDateTime::now_utc() > draft.to + Duration::from_secs(1);
-    harness::wait_until("the certificate ends", Duration::from_secs(10), is_over);
+    harness::wait_until("the certificate ends", harness::PATIENCE, is_over);
     for (guest, door) in guests {
         let visit = guest.visit(world.port(Place::of(door)), door);
         // The handshake of a resumed session is over before the certificate is looked at: close_notify.
@@ -358,7 +358,7 @@ impl World {
         let broker = Broker::options().toml(&toml).start();
         let opens = "listen socket on port ";
         let all_open = || broker.log().matches(opens).count() == 4;
-        harness::wait_until("all listeners are open", Duration::from_secs(5), all_open);
+        harness::wait_until("all listeners are open", harness::PATIENCE, all_open);
         let log = broker.log();
         let opened = log.lines().filter_map(|line| {
             let (_, port) = line.split_once(opens)?;
@@ -424,7 +424,7 @@ impl World {
     #[track_caller]
     fn wait_for_line(&self, text: &str) {
         let holds = || self.broker.log().contains(text);
-        harness::wait_until(text, Duration::from_secs(5), holds);
+        harness::wait_until(text, harness::PATIENCE, holds);
     }
 }
 

@@ -16,7 +16,7 @@ use crate::number;
 
 #[test]
 fn t8_a_handshake_that_is_cut_off_at_any_byte_is_nobodys_loss() {
-    let world = World::new("connect_timeout_seconds = 60\n");
+    let mut world = World::new("connect_timeout_seconds = 60\n");
     let mut inside = world.inside();
     let (files, mut count) = (world.open_files(), 0);
     for version in [&TLS12, &TLS13] {
@@ -36,9 +36,9 @@ fn t8_a_handshake_that_is_cut_off_at_any_byte_is_nobodys_loss() {
     );
     let all_are_gone = || world.open_files() <= files;
     wait_until("their sockets are closed", PATIENCE, all_are_gone);
+    world.broker.wait_for_log_times("New client connected", 1);
     let log = world.broker.log();
     assert!(!log.contains("panic"), "{log}");
-    assert_eq!(log.matches("New client connected").count(), 1, "{log}");
     let late = world.guest(&TLS12).visit(world.broker.port, Door::Tcp);
     assert_eq!(late.reception, Reception::In { resumed: false });
 }
@@ -47,7 +47,10 @@ fn t8_a_handshake_that_is_cut_off_at_any_byte_is_nobodys_loss() {
 fn t8_stalled_handshakes_need_little_memory_and_hinder_nobody() {
     let count = number("STALLED", 2000);
     raise_file_limit();
-    let world = World::new("connect_timeout_seconds = 600\n");
+    let world = World::with(
+        "connect_timeout_seconds = 600\n",
+        "handshake_timeout_seconds = 600\n",
+    );
     let mut inside = world.inside();
     let versions = [&TLS12, &TLS13];
     let lengths = versions.map(|version| world.flights(version));
@@ -96,9 +99,9 @@ fn t8_stalled_handshakes_need_little_memory_and_hinder_nobody() {
 
 #[test]
 fn t8_a_handshake_has_so_much_time_in_all_however_it_is_spent() {
-    let world = World::with(
-        "connect_timeout_seconds = 2\n",
-        "handshake_timeout_seconds = 2\n",
+    let mut world = World::with(
+        "connect_timeout_seconds = 4\n",
+        "handshake_timeout_seconds = 4\n",
     );
     let began = now();
     let mut halves = Vec::new();
@@ -121,7 +124,7 @@ fn t8_a_handshake_has_so_much_time_in_all_however_it_is_spent() {
         std::thread::sleep(Duration::from_millis(100));
     }
     assert!(sent < bytes.len(), "it was let say all of it");
-    assert!(began.elapsed() >= Duration::from_secs(2));
+    assert!(began.elapsed() >= Duration::from_secs(4));
     for half in &mut halves {
         half.expect_close();
     }
@@ -129,12 +132,9 @@ fn t8_a_handshake_has_so_much_time_in_all_however_it_is_spent() {
     let mut silent = Half::new(&world, &TLS13);
     silent.send(1, usize::MAX);
     silent.expect_close();
-    let refused = world
+    world
         .broker
-        .log()
-        .matches("no TLS handshake in 2 s")
-        .count();
-    assert_eq!(refused, halves.len() + 1);
+        .wait_for_log_times("no TLS handshake in 4 s", halves.len() + 1);
 }
 
 /// A client that stops in the middle of its handshake.
@@ -286,4 +286,4 @@ fn ping(visit: &mut Visit) {
     assert_eq!(answer, [0xd0, 0]);
 }
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = harness::PATIENCE;

@@ -5,9 +5,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
 
-use harness::{Broker, TemporaryDirectory, certs};
+use harness::{Broker, PATIENCE, TemporaryDirectory, certs};
 
 #[derive(Clone, Copy)]
 pub(crate) enum Language {
@@ -171,6 +170,20 @@ impl World {
         values.iter().sum()
     }
 
+    /// Waits until `metric` is so much, and says what it is where it is not.
+    #[track_caller]
+    pub(crate) fn wait_for_metric(&mut self, name: &str, expected: u64) {
+        let mut last = 0;
+        let deadline = harness::now() + PATIENCE;
+        while harness::now() < deadline {
+            last = self.metric(name);
+            if last == expected {
+                return;
+            }
+        }
+        assert_eq!(last, expected, "{name}");
+    }
+
     /// The SHA-256 of the certificate that the server shows.
     pub(crate) fn server_fingerprint(&self) -> String {
         let script = "timeout 20 openssl s_client -connect \"$0\" </dev/null 2>/dev/null | openssl x509 -noout -fingerprint -sha256";
@@ -202,8 +215,14 @@ impl World {
         command.output().expect("mosquitto_pub is installed")
     }
 
-    /// What `openssl s_client` says, as gauge-7, when it sends these bytes and then ends.
-    pub(crate) fn s_client(&self, version: &str, arguments: &[&str], bytes: &[u8]) -> String {
+    /// What `openssl s_client` says, as gauge-7, when it sends these bytes and ends when that is enough.
+    pub(crate) fn s_client(
+        &self,
+        version: &str,
+        arguments: &[&str],
+        bytes: &[u8],
+        is_enough: impl Fn(&str) -> bool,
+    ) -> String {
         let own = [
             "-connect",
             &format!("127.0.0.1:{}", self.broker.port),
@@ -212,25 +231,25 @@ impl World {
             "-key",
             &self.authority.text("devices/gauge-7.key"),
         ];
-        self.s_client_with(version, &[&own, arguments].concat(), bytes)
+        self.s_client_with(version, &[&own, arguments].concat(), bytes, is_enough)
     }
 
     /// The same of somebody else, or elsewhere.
-    pub(crate) fn s_client_with(&self, version: &str, arguments: &[&str], bytes: &[u8]) -> String {
-        let input = self.authority.path("input");
-        fs::write(&input, bytes).expect("the directory is ours");
-        // The input stays open for a moment after its bytes: what is answered, a ticket too, has to arrive first.
-        let script = "(cat \"$0\"; sleep 1) | timeout 20 openssl s_client \"$@\"";
-        let output = Command::new("sh")
-            .args(["-c", script])
-            .arg(&input)
+    pub(crate) fn s_client_with(
+        &self,
+        version: &str,
+        arguments: &[&str],
+        bytes: &[u8],
+        is_enough: impl Fn(&str) -> bool,
+    ) -> String {
+        let mut command = Command::new("timeout");
+        command
+            .args(["40", "openssl", "s_client"])
             .arg(format!("-{version}"))
             .args(["-no_ign_eof", "-CAfile"])
             .arg(self.authority.path("ca.crt"))
-            .args(arguments)
-            .output()
-            .expect("openssl is installed");
-        String::from_utf8_lossy(&output.stdout).into_owned()
+            .args(arguments);
+        talk(&mut command, bytes, is_enough)
     }
 
     /// `mosquitto_pub` as gauge-7, with further arguments.
@@ -262,6 +281,40 @@ impl World {
     }
 }
 
+/// What a program says that is given these bytes. Its input stays open until it has said enough, or ends by itself: what is answered, a
+/// ticket of TLS too, has to arrive first.
+#[track_caller]
+pub(crate) fn talk(
+    command: &mut Command,
+    bytes: &[u8],
+    is_enough: impl Fn(&str) -> bool,
+) -> String {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("openssl is installed");
+    let mut input = child.stdin.take();
+    // Who is refused may be gone already.
+    let _ = input.as_mut().expect("it is piped").write_all(bytes);
+    let mut output = child.stdout.take().expect("it is piped");
+    let (mut said, mut piece) = (Vec::new(), [0; 4096]);
+    while let Ok(count @ 1..) = output.read(&mut piece) {
+        said.extend(&piece[..count]);
+        if is_enough(&String::from_utf8_lossy(&said)) {
+            input = None;
+        }
+    }
+    drop(input);
+    child.wait().expect("a child ends");
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+/// CONNACK of 3.1.1 with success is among what was said.
+pub(crate) fn is_accepted(said: &str) -> bool {
+    said.contains(" \x02\0\0")
+}
+
 /// A process of `mosquitto_sub`; dropping it kills it.
 pub(crate) struct Subscriber(Child);
 
@@ -272,6 +325,3 @@ impl Drop for Subscriber {
         let _ = self.0.wait();
     }
 }
-
-/// For what comes by a look at files, on a machine that has much to do.
-pub(crate) const LOOK: Duration = Duration::from_secs(20);

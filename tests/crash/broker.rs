@@ -182,9 +182,9 @@ impl Broker {
         self.status.is_some()
     }
 
-    /// False: it has ended instead. Bounded by 10 s.
+    /// False: it has ended instead. Bounded by a minute.
     pub(crate) fn wait_until_it_runs(&mut self) -> bool {
-        let deadline = now() + Duration::from_secs(10);
+        let deadline = now() + Duration::from_secs(60);
         while self.running_since.is_none() && now() < deadline {
             if self.stderr_is_open && wait_readable(&self.stderr, Duration::from_millis(5)) {
                 self.read_log();

@@ -594,6 +594,6 @@ const TRAP_PATIENCE: Duration = Duration::from_millis(400);
 
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
-const END_PATIENCE: Duration = Duration::from_secs(5);
+const END_PATIENCE: Duration = Duration::from_secs(20);
 
 const REST_PATIENCE: Duration = Duration::from_secs(60);

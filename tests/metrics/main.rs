@@ -9,7 +9,6 @@ mod sys_topics;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
 
 use harness::{Broker, Options};
 
@@ -66,9 +65,7 @@ impl Watched {
 
     fn open(&self) -> TcpStream {
         let stream = TcpStream::connect(self.http).expect("the HTTP listener accepts");
-        stream
-            .set_read_timeout(Some(Duration::from_secs(20)))
-            .unwrap();
+        stream.set_read_timeout(Some(harness::PATIENCE)).unwrap();
         stream
     }
 
@@ -117,6 +114,7 @@ fn read_to_end(stream: &mut TcpStream) -> String {
             Ok(0) => break,
             Ok(count) => bytes.extend_from_slice(&piece[..count]),
             Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => panic!("neither bytes nor a close: {error}"),
         }
     }

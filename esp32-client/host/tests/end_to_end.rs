@@ -41,7 +41,7 @@ fn a_device_with_its_certificate_publishes_and_says_when_it_comes_and_goes() {
         assert_eq!(sequences(&lines), [1, 2, 3, 4, 5], "TLS {tls}, MQTT {mqtt}");
         let level = if mqtt == "5" { "p5" } else { "p4" };
         let line = format!("as gauge-7 ({level}, c0, k60, u'gauge-7')");
-        assert!(broker.log().contains(&line), "{}", broker.log());
+        wait_for(&line, || broker.log().contains(&line));
     }
 }
 
@@ -202,7 +202,12 @@ fn readings_survive_the_device_that_is_killed_with_them() {
     let store = world.text("readings.flash");
     // Nobody is there to take them.
     let device = world.device(&["--every", "10", "--store", &store]);
-    std::thread::sleep(std::time::Duration::from_millis(600));
+    let kept = || {
+        let bytes = std::fs::read(&store).unwrap_or_default();
+        let name = b"uptime_ms";
+        bytes.windows(name.len()).filter(|part| part == name).count()
+    };
+    wait_for("readings in the store", || kept() > 20);
     device.kill();
     let _broker = world.broker();
     let watcher = world.watch("devices/gauge-7/telemetry/#");

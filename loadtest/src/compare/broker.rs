@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use socket2::{Domain, Socket, Type};
 
 use super::CompareError;
 use super::file::{self, BrokerPlan};
@@ -186,7 +187,9 @@ pub fn listens(
 ) -> io::Result<bool> {
     let clock = Clock::start();
     while clock.elapsed() < START_MAX && alive()? {
-        if TcpStream::connect_timeout(&address, START_MAX).is_ok() {
+        let stream = TcpStream::connect_timeout(&address, START_MAX);
+        // Where nobody listens yet, the system may choose that port for the connection, which is connected to itself then.
+        if stream.is_ok_and(|stream| stream.local_addr().is_ok_and(|own| own != address)) {
             return Ok(true);
         }
         thread::sleep(PAUSE);
@@ -223,10 +226,16 @@ pub fn pinned<T>(core: Option<usize>, spawn: impl FnOnce() -> io::Result<T>) -> 
     spawned
 }
 
-/// A port of loopback that nobody listens on.
+/// A port of loopback that nobody listens on. Nor do we: a process that another thread starts at this moment has a copy of the socket until it
+/// has become another program.
 pub fn free_port() -> io::Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok(listener.local_addr()?.port())
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    let address = socket.local_addr()?.as_socket();
+    address
+        .map(|address| address.port())
+        .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
 const START_MAX: Duration = Duration::from_secs(20);

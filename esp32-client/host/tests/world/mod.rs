@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -37,13 +38,11 @@ impl World {
     #[track_caller]
     fn made(init: &[&str], settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // The system's choice, so that tests side by side have different ones.
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let world = Self { folder, port };
+        let world = Self {
+            folder,
+            port: free_port(),
+        };
+        let port = world.port;
         world.certs(&[&["init"], init].concat());
         world.certs(&["server", "localhost"]);
         let port = port.to_string();
@@ -244,7 +243,8 @@ impl Running {
     }
 
     pub(crate) fn reload(&self) {
-        let lines = self.log().lines().count();
+        let reloads = || self.log().matches("Config reloaded.").count();
+        let before = reloads();
         let id = self.child.borrow().id().to_string();
         assert!(
             Command::new("kill")
@@ -253,7 +253,7 @@ impl Running {
                 .unwrap()
                 .success()
         );
-        wait_for("the reload", || self.log().lines().count() > lines);
+        wait_for("the reload", || reloads() > before);
     }
 
     /// What it has printed of messages, up to a line that has `end` in it.
@@ -301,6 +301,20 @@ pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
             "waited in vain for {what}"
         );
         sleep(Duration::from_millis(20));
+    }
+}
+
+/// A loopback port that nobody has. It is not of the range that the system gives to outgoing connections: one of those could have it when
+/// the broker wants it, and who tries to connect to it before that could even be connected to itself.
+fn free_port() -> u16 {
+    static COUNT: AtomicU16 = AtomicU16::new(0);
+    // Tests of one process have different ones; those of others begin elsewhere.
+    let first = u16::try_from(std::process::id() % 100).expect("it is below 100") * 40;
+    loop {
+        let port = 5_000 + (first + COUNT.fetch_add(1, Ordering::Relaxed)) % 4_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
     }
 }
 
