@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
@@ -167,8 +167,16 @@ impl Files {
 
     pub(crate) fn pair(&self) -> Result<Pair, LoadError> {
         let chain = certificates("certfile", &self.certificate_file)?;
-        let key = PrivateKeyDer::from_pem_file(&self.key_file)
-            .map_err(|error| unreadable("keyfile", &self.key_file, &error))?;
+        let key = PrivateKeyDer::from_pem_file(&self.key_file).map_err(|error| {
+            let reason = match &error {
+                pem::Error::NoItemsFound => {
+                    "there is no private key in it that can be read; one with a passphrase cannot"
+                        .to_owned()
+                }
+                error => in_words(error),
+            };
+            unreadable("keyfile", &self.key_file, &reason)
+        })?;
         let expiry = expiry(Kind::Server, "certfile", &self.certificate_file, &chain)?;
         Ok(Pair { chain, key, expiry })
     }
@@ -222,7 +230,7 @@ impl Files {
         let fault = |error: &dyn fmt::Display| unreadable("crlfile", file, error);
         let lists = CertificateRevocationListDer::pem_file_iter(file)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(|error| fault(&error))?;
+            .map_err(|error| fault(&in_words(&error)))?;
         if lists.is_empty() {
             return Err(fault(&"there is no list in it"));
         }
@@ -304,7 +312,7 @@ fn certificates(
 ) -> Result<Vec<CertificateDer<'static>>, LoadError> {
     let found = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| unreadable(what, path, &error))?;
+        .map_err(|error| unreadable(what, path, &in_words(&error)))?;
     if found.is_empty() {
         return Err(unreadable(what, path, &"there is no certificate in it"));
     }
@@ -360,6 +368,18 @@ pub(crate) fn unreadable(what: &'static str, path: &Path, reason: &dyn fmt::Disp
         what,
         path: path.to_owned(),
         reason: reason.to_string(),
+    }
+}
+
+/// The library tells bytes of the file, as numbers.
+fn in_words(error: &pem::Error) -> String {
+    match error {
+        pem::Error::Io(error) => error.to_string(),
+        pem::Error::MissingSectionEnd { .. } => {
+            "it is cut off: the END line of a section is missing".to_owned()
+        }
+        pem::Error::IllegalSectionStart { .. } => "a BEGIN line in it is broken".to_owned(),
+        other => other.to_string(),
     }
 }
 

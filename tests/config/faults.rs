@@ -62,6 +62,28 @@ fn certificates_that_cannot_be_used_are_told_of_all_listeners_by_test_config() {
     assert_eq!(said.matches("Error: Listener ").count(), 2, "{said}");
 }
 
+/// In words, and without the numbers of its bytes.
+#[test]
+fn a_certificate_that_is_cut_off_is_told_as_that() {
+    let directory = TemporaryDirectory::new("faults");
+    let cut = "-----BEGIN CERTIFICATE-----\nMIIB\n";
+    let certificate = file(&directory, "cut.crt", cut);
+    let text = format!(
+        "listener 8883\ncertfile {0}\nkeyfile {0}\n",
+        certificate.display()
+    );
+    let path = directory.path().join("mosquitto.conf");
+    std::fs::write(&path, text).unwrap();
+    let output = nightjar(&["-c", path.to_str().unwrap(), "--test-config"]);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(
+        said.contains("cut.crt cannot be used: it is cut off"),
+        "{said}"
+    );
+    assert!(!said.contains("[45"), "{said}");
+}
+
 /// A bridge is checked, and no broker starts without it.
 #[test]
 fn what_this_version_cannot_be_is_right_but_does_not_start() {
