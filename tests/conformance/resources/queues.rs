@@ -203,6 +203,8 @@ fn r8_answers_to_a_client_that_does_not_read_are_bound() {
     scene.echo();
     // It reads, and everything is answered.
     client.stream().set_nonblocking(false).unwrap();
+    // They are two million.
+    client.set_timeout(PATIENCE * 4);
     let answers = client.receive_exactly(sent / 2 * 2);
     assert!(answers.chunks(2).all(|answer| answer == [0xd0, 0]));
     if sent % 2 == 1 {
