@@ -73,6 +73,7 @@ enum StoreCommand {
     },
     /// Make a store of the JSON Lines in FILE or from standard input, where there is none
     Import {
+        /// The text, or what is named below; without it, standard input
         #[arg(value_name = "FILE")]
         input: Option<PathBuf>,
 
@@ -112,7 +113,10 @@ impl std::fmt::Display for StoreError {
         match self {
             Self::Usage(error) => error.fmt(formatter),
             Self::Store(error @ StorageError::InUse { .. }) => {
-                write!(formatter, "{error}; stop the broker first")
+                write!(
+                    formatter,
+                    "{error}; stop the broker first, or work on what `nightjar store backup` writes"
+                )
             }
             Self::Store(error @ StorageError::Corrupt { .. }) => {
                 write!(
