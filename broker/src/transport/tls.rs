@@ -317,7 +317,7 @@ fn refusal(error: &io::Error) -> Refused {
             Refused::InHandshake(fault.to_string())
         }
         Some(error @ (TlsError::InvalidCertificate(_) | TlsError::NoCertificatesPresented)) => {
-            Refused::InHandshake(error.to_string())
+            Refused::InHandshake(format!("{error}{}", in_plain_words(error)))
         }
         Some(error) => Refused::Handshake(format!("{error}{}", in_plain_words(error))),
     }
@@ -338,6 +338,18 @@ fn in_plain_words(error: &TlsError) -> &'static str {
         // The second is what mosquitto's clients say where the name is another.
         TlsError::AlertReceived(BadCertificate | InternalError | CertificateUnknown) => {
             " (the client does not accept this broker's certificate, which must hold the name by which it calls the broker)"
+        }
+        TlsError::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            " (it does not lead to an authority whose clients are let in)"
+        }
+        TlsError::InvalidCertificate(CertificateError::UnknownRevocationStatus) => {
+            " (there is no list of revoked certificates of its authority)"
+        }
+        TlsError::InvalidCertificate(
+            CertificateError::ExpiredRevocationList
+            | CertificateError::ExpiredRevocationListContext { .. },
+        ) => {
+            " (the list of revoked certificates has ended: nobody is let in before there is a newer one, as `nightjar-certs crl` writes it)"
         }
         TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => {
             " (this is no TLS, but may be MQTT without it)"
