@@ -310,6 +310,8 @@ fn what_comes_in_through_a_listener_is_counted_there() {
     });
     let mut old = harness::WebClient::request(address, &harness::upgrade_request(""));
     old.send(&Connect::v4("old").bytes());
+    // Between the refusal and its answer the numbers may be asked for, too.
+    old.expect(&bytes("20 02 00 01"));
     wait_until("it is refused", PATIENCE, || {
         let closed = format!(
             "nightjar_connections_closed_total{{listener=\"{second}\",reason=\"refused\"}}"

@@ -18,7 +18,8 @@ fn r7_a_full_queue_refuses_drops_the_newest_or_drops_the_oldest() {
     ] {
         // A message costs 128 bytes, its topic and its payload.
         for bound in ["queue_messages_max = 3", "queue_bytes_max = 450"] {
-            let scene = Scene::start(&format!("queue_policy = \"{policy}\"\n{bound}"));
+            // What was acknowledged may be on its way from shard to shard when the subscriber comes back, and then its queue was not full.
+            let scene = Scene::start(&format!("queue_policy = \"{policy}\"\nshards = 1\n{bound}"));
             let connect = Connect::v5("offline").clean(false).properties("11 L60");
             let mut subscriber = Client::connect(&scene.broker, &connect);
             subscriber.send(&packet("82", "m1 v0 s'q' 02"));
