@@ -344,6 +344,7 @@ impl Model {
 
     /// SUBACK has come: what is sent from now on must come.
     pub(crate) fn subscribed(&mut self, receiver: usize) {
+        self.wills.subscribed(receiver);
         for (stream, tracker) in &mut self.receivers[receiver].trackers {
             if let Tracker::Churning(_, churn) = tracker {
                 churn.required_from = Some(self.streams[*stream].last() + 1);

@@ -18,6 +18,8 @@ pub(crate) struct Wills {
     settled: u64,
     /// Receivers that get every will.
     observers: Vec<usize>,
+    /// Those of them that have never subscribed: what is published before that comes to nobody.
+    not_there: BTreeSet<usize>,
 }
 
 struct Will {
@@ -49,6 +51,11 @@ enum Fate {
 impl Wills {
     pub(crate) fn observe(&mut self, receiver: usize) {
         self.observers.push(receiver);
+        self.not_there.insert(receiver);
+    }
+
+    pub(crate) fn subscribed(&mut self, receiver: usize) {
+        self.not_there.remove(&receiver);
     }
 
     /// A will is about to be sent with CONNECT; its number.
@@ -72,7 +79,7 @@ impl Wills {
     pub(crate) fn dropped(&mut self, number: u64) {
         let fate = match self.wills[&number].fate {
             // The broker is there to publish it; if it is killed before it has, `killed` decides.
-            kept @ Fate::Kept { .. } => kept,
+            kept @ Fate::Kept { .. } if self.not_there.is_empty() => kept,
             _ => Fate::Open,
         };
         self.set(number, fate);
