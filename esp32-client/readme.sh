@@ -12,8 +12,21 @@ folder=$(mktemp -d)
 broker= subscriber= device=
 trap 'kill $broker $subscriber $device 2>/dev/null || true; rm -rf "$folder"' EXIT
 cd "$folder"
-# The port of the README may be taken: another that is free at this moment.
-port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+# The port of the README may be taken.
+# A free port that the system gives to no outgoing connection by chance.
+free_port() {
+    python3 -c '
+import random, socket
+while True:
+    port = random.randrange(12000, 32000)
+    try:
+        socket.socket().bind(("127.0.0.1", port))
+        break
+    except OSError:
+        pass
+print(port)'
+}
+port=$(free_port)
 
 wait_for() { # FILE TEXT: at most 30 s
     for _ in $(seq 300); do

@@ -10,13 +10,25 @@ folder=$(mktemp -d)
 broker= subscriber=
 trap 'kill $broker $subscriber 2>/dev/null || true; rm -rf "$folder"' EXIT
 
-# A port that is free at this moment.
-port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+# A free port that the system gives to no outgoing connection by chance.
+free_port() {
+    python3 -c '
+import random, socket
+while True:
+    port = random.randrange(12000, 32000)
+    try:
+        socket.socket().bind(("127.0.0.1", port))
+        break
+    except OSError:
+        pass
+print(port)'
+}
+port=$(free_port)
 timeout 120 "$nightjar" -p "$port" 2>"$folder/log" &
 broker=$!
 
-wait_for() { # FILE TEXT: at most 10 s
-    for _ in $(seq 100); do
+wait_for() { # FILE TEXT: at most 30 s
+    for _ in $(seq 300); do
         if grep -q -- "$2" "$1" 2>/dev/null; then return; fi
         sleep 0.1
     done
@@ -33,9 +45,9 @@ done
 stdbuf -oL timeout 60 mosquitto_sub -p "$port" -t 'a/#' -v -d >"$folder/early" 2>&1 &
 subscriber=$!
 wait_for "$folder/early" 'received SUBACK'
-timeout 10 mosquitto_pub -p "$port" -t a/b -m hello -q 2 -r
+timeout 30 mosquitto_pub -p "$port" -t a/b -m hello -q 2 -r
 wait_for "$folder/early" '^a/b hello$'
-late=$(timeout 10 mosquitto_sub -p "$port" -t 'a/#' -v -C 1)
+late=$(timeout 30 mosquitto_sub -p "$port" -t 'a/#' -v -C 1)
 [ "$late" = "a/b hello" ] || { echo "a late subscriber got '$late'"; exit 1; }
 
 kill -TERM $broker
@@ -52,7 +64,7 @@ mapfile -t commands < <(grep '^nightjar-certs ' "$readme")
 for command in "${commands[@]}"; do
     bash -c "$command" || { echo "'$command' failed"; exit 1; }
 done
-port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+port=$(free_port)
 sed -i "s/:8883/:$port/g" certificates/nightjar.toml
 timeout 120 "$nightjar" -c certificates/nightjar.toml --ephemeral 2>"$folder/log" &
 broker=$!
@@ -63,15 +75,15 @@ device=(--cert certificates/devices/gauge-7.crt --key certificates/devices/gauge
 stdbuf -oL timeout 60 mosquitto_sub "${trust[@]}" "${device[@]}" -t 'a/#' -v -d >"$folder/early" 2>&1 &
 subscriber=$!
 wait_for "$folder/early" 'received SUBACK'
-timeout 10 mosquitto_pub "${trust[@]}" "${device[@]}" -t a/b -m hello
+timeout 30 mosquitto_pub "${trust[@]}" "${device[@]}" -t a/b -m hello
 wait_for "$folder/early" '^a/b hello$'
 wait_for "$folder/log" "u'gauge-7'"
-if timeout 10 mosquitto_pub "${trust[@]}" -t a/b -m hello 2>/dev/null; then echo "let in without a certificate"; exit 1; fi
+if timeout 30 mosquitto_pub "${trust[@]}" -t a/b -m hello 2>/dev/null; then echo "let in without a certificate"; exit 1; fi
 wait_for "$folder/log" 'sent no certificates'
 nightjar-certs revoke gauge-7
 kill -HUP $broker
 wait_for "$folder/log" 'Config reloaded'
-if timeout 10 mosquitto_pub "${trust[@]}" "${device[@]}" -t a/b -m hello 2>/dev/null; then echo "let in when revoked"; exit 1; fi
+if timeout 30 mosquitto_pub "${trust[@]}" "${device[@]}" -t a/b -m hello 2>/dev/null; then echo "let in when revoked"; exit 1; fi
 wait_for "$folder/log" 'Revoked'
 kill -TERM $broker
 wait $broker || { echo "exit code $? after SIGTERM"; cat "$folder/log"; exit 1; }

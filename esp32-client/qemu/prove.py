@@ -9,6 +9,7 @@ server that says what is wanted, and, for each proof, a machine. The first that 
 import json
 import os
 import queue
+import random
 import shutil
 import signal
 import socket
@@ -92,13 +93,23 @@ class TimeServer:
             self.socket.sendto(header + stamp(now - 1) + question[40:48] + stamp(now) + stamp(now), who)
 
 
+def free_port():
+    """None that the system gives to an outgoing connection by chance while the broker is away."""
+    while True:
+        port = random.randrange(12000, 32000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass
+
+
 class World:
     def __init__(self, elf, folder):
         self.elf, self.folder, self.processes, self.mark = elf, folder, [], 0
         self.time = TimeServer()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
 
     def prepare(self):
         folder = self.folder

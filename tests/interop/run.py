@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import os
 import pathlib
+import random
 import secrets
 import shlex
 import shutil
@@ -325,9 +326,15 @@ def check_table():
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """None that the system gives to an outgoing connection by chance, which could be connected to itself."""
+    while True:
+        port = random.randrange(12000, 32000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass
 
 
 def mosquitto_command(folder, settings):
