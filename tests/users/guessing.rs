@@ -79,7 +79,7 @@ fn an_unknown_user_takes_as_long_as_a_wrong_password() {
     let world = crate::world::world_of(users, "");
     let mut times = [Vec::new(), Vec::new()];
     let mut ticks = [0, 0];
-    let rounds = std::env::var("ROUNDS").map_or(30, |rounds| rounds.parse().unwrap());
+    let rounds = std::env::var("ROUNDS").map_or(60, |rounds| rounds.parse().unwrap());
     for round in 0..rounds {
         let which = round % 2;
         let (begun, before) = (now(), processor_ticks(&world.broker));
