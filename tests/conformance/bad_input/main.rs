@@ -12,7 +12,7 @@ mod fields;
 mod framing;
 mod load;
 
-use harness::{Broker, Client, Options, bytes, hex, packet};
+use harness::{Broker, Client, Connect, Options, bytes, hex, packet};
 
 // Answers: what may stand before the close.
 pub(crate) const SILENT: &str = "";
@@ -47,14 +47,19 @@ impl Scene {
         // As many that every shard has one.
         const CANARIES: usize = 8;
         let broker = options.start();
+        // However long they are silent.
+        let connect = |client_id: &str| {
+            let connect = Connect::v4(client_id).keep_alive(0);
+            Client::connect(&broker, &connect)
+        };
         let canaries = (0..CANARIES).map(|index| {
-            let mut canary = Client::connect_v4(&broker, &format!("canary-{index}"));
+            let mut canary = connect(&format!("canary-{index}"));
             canary.send(&packet("82", &format!("m1 s'canary/{index}' 00")));
             canary.expect("90 03 00 01 00");
             canary
         });
         let canaries = canaries.collect();
-        let mut watcher = Client::connect_v4(&broker, "watcher");
+        let mut watcher = connect("watcher");
         watcher.send(&packet("82", &format!("m1 s'{watched}' 00")));
         watcher.expect("90 03 00 01 00");
         Self {

@@ -11,7 +11,7 @@ mod store;
 
 use std::io::Read;
 
-use harness::{Broker, Client, packet};
+use harness::{Broker, Client, Connect, packet};
 
 /// A broker, and a client on each of its shards that must not notice anything.
 pub(crate) struct Scene {
@@ -41,7 +41,9 @@ impl Scene {
     }
 
     pub(crate) fn subscriber(&self, client_id: &str, filter: &str) -> Client {
-        let mut client = Client::connect_v4(&self.broker, client_id);
+        // However long it is silent.
+        let connect = Connect::v4(client_id).keep_alive(0);
+        let mut client = Client::connect(&self.broker, &connect);
         client.send(&packet("82", &format!("m1 s'{filter}' 00")));
         client.expect("90 03 m1 00");
         client
