@@ -323,8 +323,9 @@ impl Worker {
                 }
                 return Poll::Pending;
             }
-            if self.shard.has_unread(id) {
-                if !self.shard.is_turn_full() && self.take_bytes(id, 0) == Flow::Ended {
+            let is_turn_full = self.shard.is_turn_full();
+            if is_turn_full || self.shard.has_unread(id) {
+                if !is_turn_full && self.take_bytes(id, 0) == Flow::Ended {
                     return Poll::Ready(End::Gone);
                 }
                 // The end of the turn comes first, and the others.
@@ -332,11 +333,20 @@ impl Worker {
                 return Poll::Pending;
             }
             let Self {
-                sockets, buffer, ..
+                sockets,
+                buffer,
+                shard,
+                ..
             } = self;
             let Some(Some(socket)) = sockets.get_mut(id.slot as usize) else {
                 return Poll::Ready(End::Gone);
             };
+            // What a client sends behind its CONNECT has to wait with it, so little of it is read.
+            let size = match shard.is_serving(id) {
+                true => buffer.len(),
+                false => FIRST_READ.min(buffer.len()),
+            };
+            let buffer = buffer.get_mut(..size).unwrap_or_default();
             let (count, is_full) = match ready!(socket.transport.poll_read(context, buffer)) {
                 Ok(Incoming::Bytes { count, is_full }) => (count, is_full),
                 Ok(Incoming::Nothing) => (0, false),
@@ -533,6 +543,8 @@ impl Worker {
     }
 }
 
+/// Of a client that has not heard its CONNACK.
+const FIRST_READ: usize = 64 * 1024;
 const LINGER: Duration = Duration::from_millis(500);
 /// Of the largest packet, its first byte and its Remaining Length.
 const HEAD_BYTES: u64 = 5;

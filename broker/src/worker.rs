@@ -349,9 +349,9 @@ async fn obey(worker: Rc<RefCell<Worker>>, mut orders: mpsc::UnboundedReceiver<O
                     let now = worker.now();
                     // The wills of the other shards' clients.
                     worker.shard.collect_mail(now);
-                    if worker.shard.is_turn_full() {
-                        // More mail may come before the flusher has its turn; what is unsent is only counted at the end of one.
+                    while worker.shard.is_turn_full() {
                         worker.flush();
+                        worker.shard.collect_mail(now);
                     }
                     worker.shard.shut_down(now);
                     worker.after_input();
@@ -380,13 +380,21 @@ async fn collect_mail(worker: Rc<RefCell<Worker>>, mail: Arc<Notify>) {
     let _panic_stops = PanicStops;
     loop {
         mail.notified().await;
-        let mut worker = worker.borrow_mut();
-        let now = worker.now();
-        worker.shard.collect_mail(now);
-        worker.look_at_congestion();
-        // Whoever waited for this shard to catch up looks again.
-        worker.directory.wake_congested(worker.shard.id());
-        worker.after_input();
+        let has_mail_left = {
+            let mut worker = worker.borrow_mut();
+            let now = worker.now();
+            worker.shard.collect_mail(now);
+            worker.look_at_congestion();
+            // Whoever waited for this shard to catch up looks again.
+            worker.directory.wake_congested(worker.shard.id());
+            worker.after_input();
+            worker.shard.has_mail_left()
+        };
+        if has_mail_left {
+            // Behind the end of this turn.
+            mail.notify_one();
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -548,5 +556,6 @@ impl Worker {
 
 /// As a process that panicked.
 const EXIT_PANIC: i32 = 101;
-const READ_BUFFER: usize = 64 * 1024;
+/// With a quarter of it, payloads of 1 KiB and QoS 1 pass at little more than half the rate.
+const READ_BUFFER: usize = 256 * 1024;
 const DRAIN_POLL: Duration = Duration::from_millis(5);

@@ -220,10 +220,9 @@ impl Broker {
         self.inputs.iter().all(VecDeque::is_empty)
             && self.logins.waiting().is_empty()
             && self.unwritten.iter().all(BTreeSet::is_empty)
-            && self
-                .shards
-                .iter()
-                .all(|shard| !shard.has_turn_to_end() && !shard.awaits_journal())
+            && self.shards.iter().all(|shard| {
+                !shard.has_turn_to_end() && !shard.has_mail_left() && !shard.awaits_journal()
+            })
     }
 
     /// One turn of one shard. True: it should have another soon.
@@ -272,6 +271,7 @@ impl Broker {
         self.check_ends(model);
         let is_here = |request: &Request| usize::from(request.shard) == place;
         mail_is_left
+            || self.shards[place].has_mail_left()
             || self.logins.waiting().iter().any(is_here)
             || !self.inputs[place].is_empty()
             || !self.unwritten[place].is_empty()
@@ -389,7 +389,7 @@ impl Broker {
         for link in here {
             while let Some(end) = self.ends.get_mut(&link) {
                 let shard = &self.shards[place];
-                if !shard.may_read(end.id) || shard.is_closing(end.id) {
+                if shard.is_turn_full() || !shard.may_read(end.id) || shard.is_closing(end.id) {
                     break;
                 }
                 let piece = if end.left.is_empty() {

@@ -189,7 +189,7 @@ pub fn write_short(
 ) {
     let [high, low] = packet_id.get().to_be_bytes();
     out.counters.count_sent(first_byte);
-    let send = &mut out.send;
+    let send = out.buffer();
     if version.is_v5() && reason_code != ReasonCode::Success {
         send.extend(&[first_byte, 3, high, low, reason_code.as_u8()]);
     } else {

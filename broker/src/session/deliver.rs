@@ -722,6 +722,7 @@ impl Link {
         let alias = self.outbound_aliases.alias_for(topic);
         let is_same_for_all = alias.is_none() && !self.terms.is_mounted();
         if is_same_for_all && self.maximum_packet_size == u32::MAX {
+            out.send.borrow_from(out.pool);
             out.frames.send(message, sending, out.now, out.send);
         } else {
             let mut head = head(message, sending, out.now);
@@ -744,10 +745,13 @@ impl Link {
             if head.encoded_length(sending.version) > self.maximum_packet_size as usize {
                 return false;
             }
-            out.send.append(|bytes| head.encode(sending.version, bytes));
+            out.buffer()
+                .append(|bytes| head.encode(sending.version, bytes));
             out.frames.append_payload(message, out.send);
         }
-        out.frames.turn_bytes += out.send.len() - before;
+        let bytes_max = out.settings.send_buffer_bytes_max as usize;
+        let written = out.send.len() - before;
+        out.frames.count(written, out.send, bytes_max);
         out.counters.messages_sent[sending.qos as usize] += 1;
         out.counters.payload_bytes_sent += message.payload.len() as u64;
         true

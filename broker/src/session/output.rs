@@ -11,7 +11,7 @@ use nightjar_storage::{Batch, Operation, StoredMessage};
 pub use super::counters::Counters;
 use super::queue::MemoryLimits;
 use super::quota::{QueueLimits, QueueTotals};
-use super::send_buffer::{SHARE_FROM, SHARE_WITH_NOBODY_FROM, SendBuffer};
+use super::send_buffer::{BufferPool, SHARE_FROM, SHARE_WITH_NOBODY_FROM, SendBuffer};
 use crate::identity::{GroupId, SessionId, Ticket};
 use crate::message::{MessageRef, remaining_expiry_seconds};
 use crate::settings::Settings;
@@ -26,6 +26,8 @@ pub struct Outputs<'a> {
     /// How much of a queue is held that the store has, too; `None` where there is no store to read from.
     pub memory_limits: Option<MemoryLimits>,
     pub send: &'a mut SendBuffer,
+    /// Where an empty send buffer gets its memory; see [`Outputs::buffer`].
+    pub pool: &'a mut BufferPool,
     /// All send buffers together are at their bound.
     pub send_is_scarce: bool,
     pub frames: &'a mut FrameCache,
@@ -42,6 +44,13 @@ pub struct Outputs<'a> {
 }
 
 impl Outputs<'_> {
+    /// The send buffer, for something that is put in it now: one that is left empty keeps no memory.
+    #[inline]
+    pub fn buffer(&mut self) -> &mut SendBuffer {
+        self.send.borrow_from(self.pool);
+        self.send
+    }
+
     /// Whether another message may go to the send buffer. Where room is scarce, connections that are behind get none and
     /// those that keep up go on.
     #[inline]
@@ -114,6 +123,8 @@ struct FrameKey {
 pub struct FrameCache {
     /// Bytes of PUBLISH packets made in this turn, for all connections.
     pub turn_bytes: usize,
+    /// One connection's send buffer, or the mail for one shard, holds so much of this turn that the turn is to end.
+    pub turn_is_full: bool,
     /// A message with more than one receiver; a single one is encoded straight into its buffer.
     pub worthwhile: bool,
     key: Option<FrameKey>,
@@ -133,6 +144,14 @@ pub struct Sending<'a> {
 }
 
 impl FrameCache {
+    /// Notes that `written` bytes of a PUBLISH went to `send`, of which no more than `bytes_max` may wait. What one turn makes for a
+    /// client that keeps up must not overrun that: half of it ends the turn, and so does what is no longer worth its memory.
+    #[inline]
+    pub fn count(&mut self, written: usize, send: &SendBuffer, bytes_max: usize) {
+        self.turn_bytes += written;
+        self.turn_is_full |= send.unoffered() > (bytes_max / 2).min(RECEIVER_TURN_BYTES_MAX);
+    }
+
     /// Forget the last message.
     pub fn begin(&mut self, receivers: usize) {
         self.worthwhile = receivers > 1;
@@ -230,3 +249,6 @@ pub fn head<'a>(message: &MessageRef<'a>, sending: &Sending<'a>, now: u64) -> Pu
         payload_length: message.payload.len(),
     }
 }
+
+/// A longer write is no cheaper by the byte.
+const RECEIVER_TURN_BYTES_MAX: usize = 1024 * 1024;

@@ -569,7 +569,7 @@ impl Kind {
             Self::Pubcomp | Self::PubcompOfNothing => Packet::Pubcomp(acknowledgement),
         };
         audience.explain(&mut packet, reason_code);
-        let encoded = out.send.append(|bytes| packet.encode(version, bytes));
+        let encoded = out.buffer().append(|bytes| packet.encode(version, bytes));
         debug_assert!(
             encoded.is_ok(),
             "an acknowledgement does not encode: {encoded:?}"

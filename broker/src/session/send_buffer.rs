@@ -59,6 +59,16 @@ impl SendBuffer {
         self.unsent > 0
     }
 
+    /// Bytes of memory that its copied packets may take before it grows.
+    pub fn capacity(&self) -> usize {
+        self.tail.capacity()
+    }
+
+    /// Bytes that came since the last attempt to write.
+    pub fn unoffered(&self) -> usize {
+        self.len.saturating_sub(self.unsent)
+    }
+
     /// Bytes ever put in.
     pub fn appended(&self) -> u64 {
         self.appended
@@ -218,7 +228,7 @@ impl BufferPool {
 
 const COMPACT_FROM: usize = 64 * 1024;
 /// Twice what one read brings, and then some: larger ones would come from the system and go back to it each time.
-const POOLED_CAPACITY_MAX: usize = 256 * 1024;
+const POOLED_CAPACITY_MAX: usize = 1024 * 1024;
 const POOLED_BYTES_MAX: usize = 4 << 20;
 
 #[cfg(test)]

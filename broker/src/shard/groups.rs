@@ -165,6 +165,7 @@ impl Shard {
             } else if let Some(mail) = self.outgoing.get_mut(usize::from(assignment.session.shard))
             {
                 mail.push_assigned(assignment);
+                self.sinks.frames.turn_is_full |= self.shared.post.is_full(mail);
             }
         }
     }

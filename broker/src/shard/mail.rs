@@ -6,7 +6,7 @@
 //! accepted (D6).
 
 use std::mem;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -24,6 +24,8 @@ use crate::message::{MessageRef, stored_cost};
 pub struct Mail {
     bytes: Vec<u8>,
     items: Vec<Item>,
+    /// Items that were read already.
+    read: usize,
     /// What it counts for in the bound of the pair.
     cost: u64,
 }
@@ -111,22 +113,30 @@ impl Mail {
         self.items.push(Item::Assigned(Box::new(assignment)));
     }
 
-    /// Reads the letters in the order they were written.
-    pub(crate) fn read(&self, mut visit: impl FnMut(Letter<'_>)) {
-        for item in &self.items {
-            visit(match item {
+    /// Reads the letters in the order they were written, on from where it was broken off the last time. A letter at which `visit`
+    /// breaks off is read again. True: all were read, and it is empty.
+    pub(crate) fn read(&mut self, mut visit: impl FnMut(Letter<'_>) -> ControlFlow<()>) -> bool {
+        while let Some(item) = self.items.get(self.read) {
+            let flow = visit(match item {
                 Item::Plain(plain) => Letter::Message(plain.message(&self.bytes)),
                 Item::Owned(owned) => Letter::Owned(owned),
                 Item::Assigned(assignment) => Letter::Assigned(assignment),
             });
+            if flow.is_break() {
+                return false;
+            }
+            self.read += 1;
         }
+        self.clear();
+        true
     }
 
-    pub(crate) fn clear(&mut self) {
+    fn clear(&mut self) {
         self.bytes.clear();
         self.bytes.shrink_to(KEPT_BYTES);
         self.items.clear();
         self.items.shrink_to(KEPT_ITEMS);
+        self.read = 0;
         self.cost = 0;
     }
 
@@ -237,6 +247,11 @@ impl PostOffice {
         let mut waiting = letterbox.lock();
         mem::swap(&mut *waiting, mail);
         letterbox.cost.store(0, Ordering::Relaxed);
+    }
+
+    /// So much is to be handed over that the turn ends with it.
+    pub(crate) fn is_full(&self, mail: &Mail) -> bool {
+        mail.cost > self.bytes_max
     }
 
     /// The receiver is so far behind that the sender has to stop reading from its publishers.

@@ -29,6 +29,7 @@ mod ownership;
 mod packet;
 mod pages;
 mod partial;
+mod post;
 mod pressure;
 mod publish;
 mod recovery;
@@ -80,6 +81,7 @@ pub use mail::{Mail, PostOffice};
 use names::Names;
 use ownership::{Appended, Progress, Waits};
 use partial::WaitingPublishes;
+use post::Incoming;
 use pressure::{Needs, Pressure};
 pub use recovery::restore_groups_and_retained;
 pub use reload::Reloaded;
@@ -149,7 +151,7 @@ pub struct Shard {
     outgoing: Vec<Mail>,
     /// Letters behind a batch that the journal has not taken.
     held_mail: Vec<Mail>,
-    incoming: Mail,
+    incoming: Incoming,
     wakes: Vec<ShardId>,
     receive_bytes: u64,
     draining: bool,
@@ -318,7 +320,7 @@ impl Shard {
             deletions: HashMap::with_hasher(hasher),
             outgoing: (0..shared.post.shards()).map(|_| Mail::default()).collect(),
             held_mail: (0..shared.post.shards()).map(|_| Mail::default()).collect(),
-            incoming: Mail::default(),
+            incoming: Incoming::new(shared.post.shards()),
             wakes: Vec::new(),
             receive_bytes: 0,
             draining: false,
@@ -454,10 +456,11 @@ impl Shard {
         }
     }
 
-    /// What was received in this turn has made so much for others that it is to be written first, or so much for the
-    /// journal that it is to begin with it.
+    /// What was received in this turn has made so much for others that it is to be written first (in all, for one receiver, or
+    /// for another shard), or so much for the journal that it is to begin with it.
     pub fn is_turn_full(&self) -> bool {
-        self.sinks.frames.turn_bytes >= TURN_BYTES_MAX
+        self.sinks.frames.turn_is_full
+            || self.sinks.frames.turn_bytes >= TURN_BYTES_MAX
             || self.sinks.journal.turn_bytes >= BATCH_BYTES_MAX
     }
 
@@ -484,6 +487,7 @@ impl Shard {
     /// durable.
     pub fn end_turn(&mut self, now: Now) {
         self.sinks.frames.turn_bytes = 0;
+        self.sinks.frames.turn_is_full = false;
         self.sinks.journal.turn_bytes = 0;
         self.sinks.share_unsent(&self.shared);
         self.read_pages(now);
@@ -608,28 +612,6 @@ impl Shard {
         connection.waiting_publishes.bytes >= waiting_max
             || self.waits_for_room(connection)
             || self.is_congested()
-    }
-
-    /// Some other shard does not keep up with the mail of this one.
-    pub fn is_congested(&self) -> bool {
-        let shards = ShardId::try_from(self.outgoing.len()).unwrap_or(ShardId::MAX);
-        shards > 1 && (0..shards).any(|to| self.shared.post.is_congested(self.id, to))
-    }
-
-    /// Takes the mail of every other shard.
-    pub fn collect_mail(&mut self, now: Now) {
-        for from in 0..ShardId::try_from(self.outgoing.len()).unwrap_or(ShardId::MAX) {
-            self.collect_mail_from(now, from);
-        }
-    }
-
-    /// Takes the mail of one shard.
-    pub fn collect_mail_from(&mut self, now: Now, from: ShardId) {
-        let mut mail = std::mem::take(&mut self.incoming);
-        self.shared.post.collect(from, self.id, &mut mail);
-        self.deliver_mail(now, &mail);
-        mail.clear();
-        self.incoming = mail;
     }
 
     pub fn next_deadline(&self) -> Option<u64> {
@@ -834,13 +816,13 @@ impl Sinks {
         shared: &'a Shared,
         send: &'a mut SendBuffer,
     ) -> Outputs<'a> {
-        send.borrow_from(&mut self.pool);
         Outputs {
             now: now.monotonic,
             settings: &shared.settings,
             queue_limits: self.queue_limits,
             totals: &shared.exchange.totals,
             send,
+            pool: &mut self.pool,
             send_is_scarce: self.send_is_scarce,
             frames: &mut self.frames,
             journal: &mut self.journal,
@@ -861,6 +843,7 @@ impl Sinks {
             queue_limits: self.queue_limits,
             totals: &shared.exchange.totals,
             send: &mut self.nowhere,
+            pool: &mut self.pool,
             send_is_scarce: false,
             frames: &mut self.frames,
             journal: &mut self.journal,

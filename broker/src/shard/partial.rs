@@ -25,6 +25,12 @@ impl Nothing for WaitingPublishes {
 }
 
 impl Shard {
+    /// Its client is let in.
+    pub fn is_serving(&self, id: ConnectionId) -> bool {
+        let connection = self.connections.get(id.slot, id.generation);
+        connection.is_some_and(Connection::is_served)
+    }
+
     /// Bytes of this connection wait for the next turn. They come before what is still to be read.
     pub fn has_unread(&self, id: ConnectionId) -> bool {
         self.unread_bytes(id) > 0

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use super::{Connection, Shard};
 use crate::clock::Now;
-use crate::identity::{ConnectionId, ShardId};
+use crate::identity::ConnectionId;
 
 /// What is not durable, and what follows from it.
 #[derive(Default)]
@@ -85,26 +85,6 @@ impl Shard {
         }
         self.pressure.paused.insert(id);
         self.sinks.counters.connections_paused += 1;
-    }
-
-    /// Another shard must not finish with a message before the journal has it: letters wait with the batch, but for those
-    /// that no journal ever hears of.
-    pub(super) fn hand_over_mail(&mut self, is_appended: bool) {
-        let boxes = self.outgoing.iter_mut().zip(&mut self.held_mail);
-        let mut held_cost = 0;
-        for (to, (mail, held)) in boxes.enumerate() {
-            let to = ShardId::try_from(to).unwrap_or(ShardId::MAX);
-            if !is_appended {
-                mail.hold_back(held);
-                held_cost += held.cost();
-            } else if !held.is_empty() && self.shared.post.post(self.id, to, held) {
-                self.wakes.push(to);
-            }
-            if !mail.is_empty() && self.shared.post.post(self.id, to, mail) {
-                self.wakes.push(to);
-            }
-        }
-        self.pressure.held_mail = held_cost;
     }
 
     /// The level goes up at once, also within a turn.

@@ -13,17 +13,16 @@ use nightjar_storage::{Operation, Owner, OwnerEntry};
 use smallvec::SmallVec;
 
 use super::groups::{Handing, Offered};
-use super::mail::{Letter, Mail, Owned, OwnedDelivery};
+use super::mail::{Owned, OwnedDelivery};
 use super::ownership::{HeldPublish, Waiting};
 use super::{Cause, Shard};
 use crate::clock::Now;
-use crate::exchange::delivery::{Delivery, Route, has_seen};
+use crate::exchange::delivery::{Delivery, Route};
 use crate::exchange::shared::Assignment;
 use crate::identity::{ConnectionId, Origin, SessionId, Ticket};
 use crate::message::{MessageRef, stored_cost};
 use crate::session::Session;
 use crate::session::deliver::Grant;
-use crate::session::output::Outputs;
 use crate::session::publish::{Inbound, Receipt};
 use crate::settings::QueuePolicy;
 
@@ -596,6 +595,7 @@ impl Shard {
             } else if !route.is_copy {
                 mail.push_message(message);
             }
+            self.sinks.frames.turn_is_full |= self.shared.post.is_full(mail);
         }
     }
 
@@ -629,116 +629,7 @@ impl Shard {
         taken
     }
 
-    /// What another shard sent.
-    pub(super) fn deliver_mail(&mut self, now: Now, mail: &Mail) {
-        let mut last: Option<Rc<Route>> = None;
-        mail.read(|letter| match letter {
-            Letter::Message(message) => {
-                let route = match last.take() {
-                    Some(route)
-                        if *route.topic == *message.topic
-                            && route.is_current(&self.shared.exchange) =>
-                    {
-                        route
-                    }
-                    _ => self.route(message.topic),
-                };
-                self.deliver_from_mail(now, &message, &route, &[]);
-                self.deliver_copies_from_mail(now, &message, &route);
-                last = Some(route);
-            }
-            Letter::Owned(owned) => {
-                let mut message = MessageRef::from_stored(&owned.message);
-                message.sequence = owned.sequence;
-                message.publisher = owned.publisher;
-                if owned.is_copy {
-                    self.deliver_to_owners(now, &message, &owned.owners);
-                    return;
-                }
-                let route = self.route(message.topic);
-                self.deliver_from_mail(now, &message, &route, &owned.owners);
-                self.deliver_copies_from_mail(now, &message, &route);
-            }
-            Letter::Assigned(assignment) => {
-                let given = self.deliver_assignment(now, assignment);
-                self.carry_out(now, given);
-            }
-        });
-    }
-
-    /// Owners were fixed when the message was accepted; sessions that cannot resume are those that match now.
-    pub(super) fn deliver_from_mail(
-        &mut self,
-        now: Now,
-        message: &MessageRef<'_>,
-        route: &Route,
-        owners: &[OwnedDelivery],
-    ) {
-        self.sinks.frames.begin(route.local.len().max(owners.len()));
-        debug_assert!(owners.is_sorted_by_key(|owner| owner.session));
-        for delivery in &route.local {
-            let Some(terms) = delivery.terms_for(message.publisher) else {
-                continue;
-            };
-            let is_named = || {
-                owners
-                    .binary_search_by_key(&delivery.session, |owner| owner.session)
-                    .is_ok()
-            };
-            if is_owner(message, delivery)
-                || is_named()
-                || delivery.has_seen(message.topic, message.sequence)
-            {
-                continue;
-            }
-            let grant = Grant {
-                qos: terms.qos,
-                retain: message.retain && terms.retain_as_published,
-                subscription_identifiers: &terms.subscription_identifiers,
-                origin: Origin::Direct,
-                reserved: 0,
-            };
-            self.deliver_to(now, message, delivery.session, &grant);
-        }
-        self.deliver_to_owners(now, message, owners);
-    }
-
-    fn deliver_to_owners(&mut self, now: Now, message: &MessageRef<'_>, owners: &[OwnedDelivery]) {
-        for owner in owners {
-            // What made it an owner counts, not a subscription that has replaced that since [MQTT-3.8.4-4].
-            let seen = has_seen(&owner.seen, message.topic, message.sequence);
-            let session = self
-                .sessions
-                .get_mut(owner.session.slot, owner.session.generation);
-            let Some(session) = session else {
-                // The session ended meanwhile, and its place in the totals with it; only the reservation is left, and what the
-                // store may have put in the queue of another session of this client since.
-                self.release_reservation(owner.reserved);
-                if message.message_id != 0 {
-                    self.sinks.journal.push(Operation::Dequeue {
-                        owner: Owner::Session(Arc::clone(&owner.client_id)),
-                        message_id: message.message_id,
-                    });
-                }
-                continue;
-            };
-            if seen {
-                let mut out: Outputs<'_> = self.sinks.outputs_nowhere(now, &self.shared);
-                session.forget_reserved(message.message_id, owner.reserved, &mut out);
-                continue;
-            }
-            let grant = Grant {
-                qos: owner.qos,
-                retain: owner.retain,
-                subscription_identifiers: &owner.subscription_identifiers,
-                origin: Origin::Direct,
-                reserved: owner.reserved,
-            };
-            self.deliver_if_allowed(now, message, owner.session, &grant);
-        }
-    }
-
-    fn release_reservation(&self, reserved: u64) {
+    pub(super) fn release_reservation(&self, reserved: u64) {
         self.shared.exchange.totals.release(reserved);
     }
 
@@ -787,7 +678,7 @@ fn sorted(sessions: impl Iterator<Item = SessionId>) -> SmallVec<[SessionId; 4]>
     sessions
 }
 
-fn is_owner(message: &MessageRef<'_>, delivery: &Delivery) -> bool {
+pub(super) fn is_owner(message: &MessageRef<'_>, delivery: &Delivery) -> bool {
     message.qos > QoS::AtMostOnce
         && delivery.receiver.is_resumable()
         && delivery
