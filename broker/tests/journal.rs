@@ -51,6 +51,33 @@ fn a_connection_that_is_told_from_memory_does_not_wait_for_the_journal() {
     assert!(told.windows(4).any(|bytes| bytes == [0x40, 2, 0, 2]));
 }
 
+/// D23: of two copies for one session the journal is concerned with one only, whichever comes first.
+#[test]
+fn an_acknowledgement_waits_for_the_copies_too() {
+    for kept in [b't', b'+'] {
+        let mut scene = Scene::new(Settings {
+            copy_per_subscription: true,
+            ..Settings::default()
+        });
+        let offline = scene.connect("offline", 0);
+        for (packet_id, filter) in (1..).zip([b't', b'+']) {
+            let qos = u8::from(filter == kept);
+            scene.send(offline, &subscribe(packet_id, filter, qos));
+        }
+        scene.turn(offline);
+        scene.shard.closed(scene.now, offline);
+        let publisher = scene.connect("publisher", 0);
+        scene.send(publisher, &publish(0x32, 1, b't', b"x"));
+        assert_eq!(scene.turn(publisher), [0x40, 2, 0, 1]);
+        scene.engine.hold();
+        scene.send(publisher, &publish(0x32, 2, b't', b"x"));
+        assert!(scene.turn(publisher).is_empty(), "{}", char::from(kept));
+        scene.engine.release();
+        assert_eq!(scene.turn(publisher), [0x40, 2, 0, 2]);
+        assert_eq!(scene.queued("offline"), 2);
+    }
+}
+
 /// D4: the disk answers five seconds late, publishers send as fast as they may.
 #[test]
 fn flushes_that_come_late_slow_publishers_down_and_nothing_else() {
