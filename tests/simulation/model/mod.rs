@@ -47,11 +47,16 @@ pub(crate) struct Message {
     pub(crate) is_will: bool,
     /// How often the broker has taken it in.
     pub(crate) fed: u32,
+    /// How often it had to take it for new.
+    pub(crate) published: u32,
+    /// It may have been published later than its rank says.
+    pub(crate) is_late: bool,
     pub(crate) first_fed_at: u64,
     /// Its place in the order in which the broker has taken messages in.
     pub(crate) rank: u64,
     pub(crate) last_fed_at: u64,
-    pub(crate) acknowledged: bool,
+    /// The last of its arrivals that was acknowledged, counted as `fed` is; 0 where none was.
+    pub(crate) acknowledged: u32,
 }
 
 impl Message {
@@ -66,10 +71,12 @@ impl Message {
             deletes: false,
             is_will: false,
             fed: 0,
+            published: 0,
+            is_late: false,
             first_fed_at: now,
             rank: 0,
             last_fed_at: now,
-            acknowledged: false,
+            acknowledged: 0,
         }
     }
 }
@@ -118,8 +125,8 @@ struct Connection {
     pubrecs: VecDeque<u16>,
     pubcomps: VecDeque<u16>,
     pings: u32,
-    /// Message by packet id, of this client's publishes.
-    inbound: BTreeMap<u16, usize>,
+    /// Message and arrival by packet id, of this client's publishes.
+    inbound: BTreeMap<u16, (usize, u32)>,
     subscribes: BTreeMap<u16, Vec<(String, bool)>>,
     unsubscribes: BTreeMap<u16, Vec<String>>,
     outstanding: BTreeSet<u16>,
@@ -158,8 +165,8 @@ struct Session {
     subscriptions: BTreeMap<String, Subscription>,
     /// Every filter that was in force in this session at any time, and those that may have been.
     ever: BTreeSet<String>,
-    /// Messages this session is to get if they are acknowledged, with the filters they matched.
-    expected: BTreeMap<usize, Vec<String>>,
+    /// Messages this session is to get if they are acknowledged.
+    expected: BTreeMap<usize, Expected>,
     sent: BTreeMap<usize, Sent>,
     inflight: BTreeMap<u16, Inflight>,
     order: BTreeMap<(usize, String, u8, u8), usize>,
@@ -185,6 +192,14 @@ struct Subscription {
 }
 
 #[derive(Clone, Debug)]
+struct Expected {
+    /// The arrival that made it so: one that came later and was refused (D5) promises nothing.
+    arrival: u32,
+    /// What it matched.
+    filters: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
 struct Sent {
     without_dup: u32,
     crashes: u32,
@@ -201,8 +216,9 @@ struct Inflight {
 
 #[derive(Default)]
 struct Group {
-    /// Messages that a member has to get, and those a member has had.
-    expected: BTreeSet<usize>,
+    /// Messages that a member has to get if they are acknowledged, with the arrival that made it so.
+    expected: BTreeMap<usize, u32>,
+    /// Those a member has had.
     taken: BTreeSet<usize>,
 }
 

@@ -137,9 +137,9 @@ impl Model {
         for (client, session) in self.sessions.iter().enumerate() {
             let missing = session
                 .expected
-                .keys()
-                .find(|key| self.messages[**key].acknowledged);
-            if let Some(key) = missing {
+                .iter()
+                .find(|(key, expected)| self.messages[**key].acknowledged >= expected.arrival);
+            if let Some((key, _)) = missing {
                 violated!("m{key} was acknowledged and has not come to c{client} (D1)");
             }
             let is_online = session.connection.is_some();
@@ -155,11 +155,10 @@ impl Model {
             self.check_states(client, session);
         }
         for (filter, group) in &self.groups {
-            let missing = group
-                .expected
-                .iter()
-                .find(|key| self.messages[**key].acknowledged && !group.taken.contains(key));
-            if let Some(key) = missing {
+            let missing = group.expected.iter().find(|(key, arrival)| {
+                self.messages[**key].acknowledged >= **arrival && !group.taken.contains(key)
+            });
+            if let Some((key, _)) = missing {
                 violated!("m{key} was acknowledged and no member of {filter} has had it (D8)");
             }
         }

@@ -129,30 +129,42 @@ impl Model {
             return;
         };
         let connection = self.connections.get_mut(&key).expect("it is there");
+        let session_ended_at = self.sessions[client].ended_at;
+        let message = &mut self.messages[message_key];
+        message.fed += 1;
+        let is_first = message.fed == 1;
+        if is_first {
+            message.first_fed_at = self.now;
+            self.fed += 1;
+            message.rank = self.fed;
+        }
+        // What was known of QoS 2 goes with the session, and a repeat is a message like any other. Its client need not have
+        // heard of it: the CONNECT of a connection it gave up may come behind that of the next one, and start anew.
+        let is_forgotten = session_ended_at.is_some_and(|at| at >= message.last_fed_at);
+        let is_new = is_first || message.qos < 2 || is_forgotten;
+        // What a failed journal refused (D5) is new as well, behind what was accepted before its client heard of the refusal.
+        let may_be_new = is_new || self.journal_has_failed && message.acknowledged == 0;
+        message.published += u32::from(is_new);
+        message.is_late |= !is_first && may_be_new;
+        message.last_fed_at = self.now;
         if let Some(packet_id) = publish.packet_id {
-            connection.inbound.insert(packet_id.get(), message_key);
+            let arrival = (message_key, message.fed);
+            connection.inbound.insert(packet_id.get(), arrival);
             match publish.qos as u8 {
                 1 => connection.pubacks.push_back(packet_id.get()),
                 _ => connection.pubrecs.push_back(packet_id.get()),
             }
         }
-        let message = &mut self.messages[message_key];
-        message.fed += 1;
-        if message.fed == 1 {
-            message.first_fed_at = self.now;
-            self.fed += 1;
-            message.rank = self.fed;
-        }
-        message.last_fed_at = self.now;
         let message = message.clone();
-        if message.retain {
+        if message.retain && may_be_new {
             let topic = self.topics.entry(message.topic.clone()).or_default();
-            topic.last = newer(&self.messages, topic.last, message_key);
+            topic.last = match message.is_late {
+                true => Some(message_key),
+                false => newer(&self.messages, topic.last, message_key),
+            };
+            topic.is_disturbed |= message.is_late;
             if message.qos == 0 && !self.facts[client].overruns {
                 topic.sure = newer(&self.messages, topic.sure, message_key);
-            }
-            if message.qos == 1 && message.fed > 1 {
-                topic.is_disturbed = true;
             }
         }
         // A repeated QoS 2 publish is the same one: who is to have it was settled when it came first.
@@ -192,11 +204,17 @@ impl Model {
                 }
             }
             if !filters.is_empty() && takes_all {
-                session.expected.insert(key, filters);
+                let arrival = message.fed;
+                let expected = session.expected.entry(key).or_insert(Expected {
+                    arrival,
+                    filters: Vec::new(),
+                });
+                expected.filters = filters;
             }
         }
         for group in groups {
-            self.groups.entry(group).or_default().expected.insert(key);
+            let expected = &mut self.groups.entry(group).or_default().expected;
+            expected.entry(key).or_insert(message.fed);
         }
     }
 
@@ -286,7 +304,7 @@ impl Model {
             subscription.is_unsure = true;
             session
                 .expected
-                .retain(|_, filters| !filters.iter().any(|one| one == filter));
+                .retain(|_, expected| !expected.filters.iter().any(|one| one == filter));
         }
         // What is on its way to a member that leaves is that member's own.
         if let Some(group) = self.groups.get_mut(filter) {
@@ -443,7 +461,7 @@ impl Model {
         let messages = &self.messages;
         for filter in &self.sessions[client].ever {
             if let Some(group) = self.groups.get_mut(filter) {
-                group.expected.retain(|key| messages[*key].qos < 2);
+                group.expected.retain(|key, _| messages[*key].qos < 2);
             }
         }
     }

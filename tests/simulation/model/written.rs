@@ -214,7 +214,7 @@ impl Model {
         code: ReasonCode,
     ) {
         let connection = &self.connections[&key];
-        let Some(message_key) = connection.inbound.get(&packet_id).copied() else {
+        let Some((message_key, arrival)) = connection.inbound.get(&packet_id).copied() else {
             return;
         };
         if code.is_error() {
@@ -223,8 +223,9 @@ impl Model {
             }
             return;
         }
-        self.messages[message_key].acknowledged = true;
-        let message = self.messages[message_key].clone();
+        let message = &mut self.messages[message_key];
+        message.acknowledged = message.acknowledged.max(arrival);
+        let message = message.clone();
         log(|| format!("  m{message_key} is acknowledged"));
         if message.retain && message.qos > 0 {
             let topic = self.topics.entry(message.topic).or_default();
@@ -473,15 +474,9 @@ impl Model {
         let (copies, is_shared) = self.copies(client, &message.topic);
         let crashes = self.crashes;
         let qos = publish.qos as u8;
-        // With the session goes what was known of its QoS 2, and a repeat is a message like any other.
-        let is_forgotten = self.sessions[message.publisher]
-            .ended_at
-            .is_some_and(|at| at >= message.first_fed_at);
         let session = &mut self.sessions[client];
         let is_first = !session.sent.contains_key(&key);
-        // What a publisher has sent again at QoS 1 is published again, and late.
-        let is_again = message.qos == 1 && message.fed > 1;
-        if is_first && !is_shared && !message.is_will && !is_again {
+        if is_first && !is_shared && !message.is_will && !message.is_late {
             let line = (message.publisher, message.topic.clone(), message.qos, qos);
             let last = session.order.get(&line).copied();
             if let Some(last) = last.filter(|last| self.messages[*last].rank > message.rank) {
@@ -502,11 +497,7 @@ impl Model {
         if is_shared {
             return; // What a member did not acknowledge may come back to it under a new id.
         }
-        let published = if message.qos == 1 || is_forgotten {
-            message.fed.max(1)
-        } else {
-            1
-        };
+        let published = message.published.max(1);
         let lives = if qos == 2 {
             1
         } else {
@@ -532,7 +523,7 @@ impl Model {
         } else {
             1 + self.crashes
         };
-        if message.qos == 2 && times > copies.max(1) * lives {
+        if message.qos == 2 && times > copies.max(1) * lives * message.published.max(1) {
             violated!("c{client} got m{key} {times} times at QoS 2 [MQTT-4.3.3-1]");
         }
     }

@@ -179,6 +179,7 @@ impl World {
             qos2_unreleased_max: *random.pick(&[2, 1000, 1000]),
             journal_pending_bytes_max: *random.pick(&[300, 3000, 1 << 20]),
             mail_bytes_max: *random.pick(&[300, 1 << 20, 1 << 20]),
+            send_buffer_bytes_max: *random.pick(&[600, 1 << 20, 1 << 20]),
             queue_qos0: random.chance(20),
             queue_memory_bytes_max: *random.pick(&[0, 400, 1 << 20]),
             queue_memory_total_bytes_max: *random.pick(&[1000, 1 << 20]),
