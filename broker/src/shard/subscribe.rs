@@ -224,6 +224,9 @@ impl Shard {
             self.wait_for(now, ticket, Waiting::Unsubscribe(Box::new(accepted)));
             return Ok(());
         }
+        // What is gone from memory may still be in the store, for an UNSUBSCRIBE before this one: that goes first.
+        let last = || self.waiting.back().filter(|_| resumable);
+        let ticket = ticket.or_else(|| last().map(|last| last.ticket));
         let unsuback = self.take_out(now, session_id, unsubscribe);
         let waits = ticket.filter(|ticket| !self.sinks.journal.is_durable(*ticket));
         match waits.filter(|_| !self.is_told_from_memory(id)) {
