@@ -379,7 +379,18 @@ impl Model {
         if !publish.retain {
             self.check_times_and_order(client, message_key, &message, publish);
         }
-        self.sessions[client].expected.remove(&message_key);
+        let session = &mut self.sessions[client];
+        session.expected.remove(&message_key);
+        // Given to a member before it left and written after, it is that member's own (see `withdraw`).
+        for (filter, subscription) in &session.subscriptions {
+            if subscription.is_unsure
+                && parse_shared(filter)
+                    .is_ok_and(|one| one.is_some_and(|(_, inner)| matches(inner, &topic)))
+                && let Some(group) = self.groups.get_mut(filter)
+            {
+                group.expected.remove(&message_key);
+            }
+        }
     }
 
     pub(super) fn check_packet_id(
