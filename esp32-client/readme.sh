@@ -5,6 +5,7 @@
 #
 #   esp32-client/readme.sh FOLDER_OF_NIGHTJAR FOLDER_OF_NIGHTJAR_DEVICE
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/../tests/free_port.sh"
 # The part for somebody without a chip.
 readme=$(sed -n '/^## Try it/,/^## What it says/p' "$(dirname "${BASH_SOURCE[0]}")/README.md")
 PATH=$(realpath "$1"):$(realpath "$2"):$PATH
@@ -13,19 +14,6 @@ broker= subscriber= device=
 trap 'kill $broker $subscriber $device 2>/dev/null || true; rm -rf "$folder"' EXIT
 cd "$folder"
 # The port of the README may be taken.
-# A free port that the system gives to no outgoing connection by chance.
-free_port() {
-    python3 -c '
-import random, socket
-while True:
-    port = random.randrange(12000, 32000)
-    try:
-        socket.socket().bind(("127.0.0.1", port))
-        break
-    except OSError:
-        pass
-print(port)'
-}
 port=$(free_port)
 
 wait_for() { # FILE TEXT: at most 30 s

@@ -10,19 +10,7 @@ folder=$(mktemp -d)
 broker= subscriber=
 trap 'kill $broker $subscriber 2>/dev/null || true; rm -rf "$folder"' EXIT
 
-# A free port that the system gives to no outgoing connection by chance.
-free_port() {
-    python3 -c '
-import random, socket
-while True:
-    port = random.randrange(12000, 32000)
-    try:
-        socket.socket().bind(("127.0.0.1", port))
-        break
-    except OSError:
-        pass
-print(port)'
-}
+. "$(dirname "${BASH_SOURCE[0]}")/free_port.sh"
 port=$(free_port)
 timeout 120 "$nightjar" -p "$port" 2>"$folder/log" &
 broker=$!

@@ -17,17 +17,8 @@ finish() {
 }
 trap finish EXIT
 
-# A free port that the system gives to nobody by chance while the broker is away.
-port=$(python3 -c '
-import random, socket
-while True:
-    port = random.randrange(12000, 32000)
-    try:
-        socket.socket().bind(("127.0.0.1", port))
-        break
-    except OSError:
-        pass
-print(port)')
+. "$(dirname "${BASH_SOURCE[0]}")/../free_port.sh"
+port=$(free_port)
 
 start() {
     "$nightjar" -p "$port" --data "$folder/data" 2>>"$folder/log" &
