@@ -348,10 +348,8 @@ async fn obey(worker: Rc<RefCell<Worker>>, mut orders: mpsc::UnboundedReceiver<O
                     let mut worker = worker.borrow_mut();
                     let now = worker.now();
                     // The wills of the other shards' clients.
-                    worker.shard.collect_mail(now);
-                    while worker.shard.is_turn_full() {
+                    while worker.shard.collect_mail(now) {
                         worker.flush();
-                        worker.shard.collect_mail(now);
                     }
                     worker.shard.shut_down(now);
                     worker.after_input();
@@ -380,17 +378,17 @@ async fn collect_mail(worker: Rc<RefCell<Worker>>, mail: Arc<Notify>) {
     let _panic_stops = PanicStops;
     loop {
         mail.notified().await;
-        let has_mail_left = {
+        let is_turn_full = {
             let mut worker = worker.borrow_mut();
             let now = worker.now();
-            worker.shard.collect_mail(now);
+            let is_turn_full = worker.shard.collect_mail(now);
             worker.look_at_congestion();
             // Whoever waited for this shard to catch up looks again.
             worker.directory.wake_congested(worker.shard.id());
             worker.after_input();
-            worker.shard.has_mail_left()
+            is_turn_full
         };
-        if has_mail_left {
+        if is_turn_full {
             // Behind the end of this turn.
             mail.notify_one();
             tokio::task::yield_now().await;

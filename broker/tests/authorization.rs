@@ -94,7 +94,7 @@ impl World {
             shard.end_turn(NOW);
         }
         for shard in &mut self.shards {
-            shard.collect_mail(NOW);
+            assert!(!shard.collect_mail(NOW));
         }
         take(&mut self.shards[shard], id)
     }

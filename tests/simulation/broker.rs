@@ -75,6 +75,8 @@ pub(crate) struct Broker {
     inputs: Vec<VecDeque<Input>>,
     /// Connections with bytes that the socket has not taken.
     unwritten: Vec<BTreeSet<usize>>,
+    /// Shards that another has told of mail, or that have not taken all of it.
+    has_mail: Vec<bool>,
     pub(crate) turn_at: Vec<Option<u64>>,
 }
 
@@ -181,6 +183,7 @@ impl Broker {
             links: BTreeMap::new(),
             inputs: (0..count).map(|_| VecDeque::new()).collect(),
             unwritten: vec![BTreeSet::new(); count],
+            has_mail: vec![false; count],
             turn_at: vec![None; count],
         };
         broker.shards[0].arm_sweep(now);
@@ -220,9 +223,11 @@ impl Broker {
         self.inputs.iter().all(VecDeque::is_empty)
             && self.logins.waiting().is_empty()
             && self.unwritten.iter().all(BTreeSet::is_empty)
-            && self.shards.iter().all(|shard| {
-                !shard.has_turn_to_end() && !shard.has_mail_left() && !shard.awaits_journal()
-            })
+            && !self.has_mail.contains(&true)
+            && self
+                .shards
+                .iter()
+                .all(|shard| !shard.has_turn_to_end() && !shard.awaits_journal())
     }
 
     /// One turn of one shard. True: it should have another soon.
@@ -250,28 +255,20 @@ impl Broker {
         }
         self.answer_logins(place, now, random, model);
         self.read_what_waited(place, now, model, effects);
-        let mut mail_is_left = false;
-        for from in 0..self.shards.len() {
-            if random.chance(75) {
-                let from = ShardId::try_from(from).expect("few shards");
-                self.shards[place].collect_mail_from(now, from);
-            } else {
-                mail_is_left = true;
-            }
-        }
+        self.has_mail[place] = self.has_mail[place] && self.collect_mail(place, now, random);
         let shard = &mut self.shards[place];
         if shard.next_deadline().is_some_and(|at| at <= now.monotonic) && random.chance(90) {
             shard.tick(now);
         }
         shard.end_turn(now);
         for to in shard.take_wakes() {
+            self.has_mail[usize::from(to)] = true;
             effects.push(Effect::Wake(to));
         }
         self.write(place, now, &mood, random, model, effects);
         self.check_ends(model);
         let is_here = |request: &Request| usize::from(request.shard) == place;
-        mail_is_left
-            || self.shards[place].has_mail_left()
+        self.has_mail[place]
             || self.logins.waiting().iter().any(is_here)
             || !self.inputs[place].is_empty()
             || !self.unwritten[place].is_empty()
@@ -279,6 +276,25 @@ impl Broker {
             || self.ends.values().any(|end| {
                 usize::from(end.shard) == place && !(end.unread.is_empty() && end.left.is_empty())
             })
+    }
+
+    /// As a worker does, or that of some other shards only. True: there may be more, which nobody will say again.
+    fn collect_mail(&mut self, place: usize, now: Now, random: &mut Random) -> bool {
+        let count = self.shards.len();
+        let shard = &mut self.shards[place];
+        if random.chance(50) {
+            return shard.collect_mail(now);
+        }
+        let mut is_left = false;
+        for from in 0..count {
+            if random.chance(75) {
+                let from = ShardId::try_from(from).expect("few shards");
+                shard.collect_mail_from(now, from);
+            } else {
+                is_left = true;
+            }
+        }
+        is_left || shard.has_mail_left()
     }
 
     fn take_in(

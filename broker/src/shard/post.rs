@@ -59,17 +59,20 @@ impl Shard {
         shards > 1 && (0..shards).any(|to| self.shared.post.is_congested(self.id, to))
     }
 
-    /// Takes the mail of every other shard, as far as this turn has room for it.
-    pub fn collect_mail(&mut self, now: Now) {
+    /// Takes the mail of every other shard, as far as this turn has room for it. True: the turn is full, and there may be
+    /// more, which nobody will wake this shard for; it is to be collected in another turn.
+    #[must_use]
+    pub fn collect_mail(&mut self, now: Now) -> bool {
         let shards = ShardId::try_from(self.outgoing.len()).unwrap_or(ShardId::MAX);
         let first = self.incoming.first;
         for from in (first..shards).chain(0..first) {
             self.collect_mail_from(now, from);
             if self.is_turn_full() {
                 self.incoming.first = (from + 1) % shards;
-                return;
+                return true;
             }
         }
+        false
     }
 
     /// Takes the mail of one shard.
@@ -87,7 +90,7 @@ impl Shard {
         }
     }
 
-    /// The last turn was full before all mail that was taken was delivered: it is to be collected again, in another turn.
+    /// Of the mail that was taken, some is not delivered: the turn was full.
     pub fn has_mail_left(&self) -> bool {
         !self.incoming.batches.iter().all(Mail::is_empty)
     }
