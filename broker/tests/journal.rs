@@ -283,10 +283,32 @@ fn a_subscription_that_has_no_room_is_not_written() {
         assert_eq!(scene.turn(client), [0x90, 4, 0, packet_id, 0, code]);
         assert_eq!(scene.engine.image().subscriptions("c").count(), 1);
     }
-    scene.send(client, &[0xa2, 6, 0, 4, 0, 0, 1, b'a']);
+    scene.send(client, &unsubscribe(4, b'a'));
     scene.turn(client);
     scene.send(client, &subscribe(5, b'b', 1));
     assert_eq!(scene.turn(client), [0x90, 4, 0, 5, 0, 1]);
+}
+
+/// In memory the subscription is gone with the first one. In the store it is not, and would be back after a power cut.
+#[test]
+fn an_unsubscribe_is_answered_behind_the_deletion_that_an_earlier_one_waits_for() {
+    let mut scene = Scene::new(Settings::default());
+    let client = scene.connect("c", 0);
+    scene.send(client, &subscribe(1, b't', 1));
+    scene.turn(client);
+    scene.engine.hold();
+    for packet_id in [2, 3] {
+        scene.send(client, &unsubscribe(packet_id, b't'));
+        assert_eq!(scene.turn(client), [0; 0]);
+        assert_eq!(scene.engine.image().subscriptions("c").count(), 1);
+    }
+    scene.engine.commit_all();
+    assert_eq!(scene.engine.image().subscriptions("c").count(), 0);
+    let told = scene.turn(client);
+    assert_eq!(told, [0xb0, 4, 0, 2, 0, 0, 0xb0, 4, 0, 3, 0, 0x11]);
+    // Nothing waits by now.
+    scene.send(client, &unsubscribe(4, b't'));
+    assert_eq!(scene.turn(client), [0xb0, 4, 0, 4, 0, 0x11]);
 }
 
 /// Publishes with QoS 1 as fast as Receive Maximum allows, and says PINGREQ when it has nothing to say.
@@ -443,6 +465,10 @@ fn connect_packet(client_id: &str, keep_alive: u8) -> Vec<u8> {
 
 fn subscribe(packet_id: u8, topic: u8, qos: u8) -> Vec<u8> {
     vec![0x82, 7, 0, packet_id, 0, 0, 1, topic, qos]
+}
+
+fn unsubscribe(packet_id: u8, topic: u8) -> Vec<u8> {
+    vec![0xa2, 6, 0, packet_id, 0, 0, 1, topic]
 }
 
 fn publish(first_byte: u8, packet_id: u16, topic: u8, payload: &[u8]) -> Vec<u8> {
