@@ -3,6 +3,7 @@
 //! In: settings and the environment of the process. Out: the store, or `None` where nothing is to be kept. The two lines of
 //! the log that say which of them it is, and what an acknowledgement is worth, are written here.
 
+use std::borrow::Cow;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ pub fn open(settings: &Settings, shards: ShardId) -> Result<Option<Arc<RedbEngin
     let directory = directory(settings.data_directory.as_deref())?;
     let options = Options {
         durability: strictest(settings),
+        write_behind: Duration::from_secs(u64::from(settings.write_behind_seconds)),
         disk_free_min: settings.disk_free_min,
         // The shards stop at their own bounds first; this one only stands behind them.
         pending_bytes_max: settings
@@ -47,7 +49,7 @@ pub fn open(settings: &Settings, shards: ShardId) -> Result<Option<Arc<RedbEngin
         "Sessions, queued and retained messages are kept in {}.",
         store.path()
     );
-    tracing::info!("{}", describe(options.durability));
+    tracing::info!("{}", describe(options));
     for warning in nightjar_storage::warnings(&directory) {
         tracing::warn!("{warning}");
     }
@@ -218,15 +220,20 @@ pub fn strictest(settings: &Settings) -> Durability {
         .unwrap_or(settings.durability)
 }
 
-fn describe(durability: Durability) -> &'static str {
-    match durability {
-        Durability::Synced => "Durability is synced: what is acknowledged survives a power cut.",
+fn describe(options: Options) -> Cow<'static, str> {
+    match options.durability {
+        Durability::Synced => {
+            "Durability is synced: what is acknowledged survives a power cut.".into()
+        }
         Durability::Written => {
             "Durability is written: what is acknowledged survives the end of this process, but not that of the machine."
+                .into()
         }
-        Durability::Memory => {
-            "Durability is memory: an acknowledgement promises nothing; messages are on disk about a second later."
-        }
+        Durability::Memory => format!(
+            "Durability is memory: an acknowledgement promises nothing; messages are on disk at most {} s later.",
+            options.write_behind.as_secs()
+        )
+        .into(),
     }
 }
 

@@ -146,6 +146,7 @@ fn keep_what_cannot_change(old: &Settings, new: &mut Settings) -> Vec<&'static s
         persistence as "persistence",
         data_directory as "data_directory",
         durability as "durability",
+        write_behind_seconds as "write_behind_seconds",
         disk_free_min as "disk_free_min",
         mail_bytes_max as "mail_bytes_max",
         http_listener as "http_listener",

@@ -215,6 +215,10 @@ pub struct Settings {
     pub mosquitto_db: Option<PathBuf>,
     /// What an acknowledgement survives, where a listener does not say otherwise.
     pub durability: Durability,
+    /// Seconds that what nobody waits for may be in memory only: what is retained at QoS 0 (D11), and all where the durability is
+    /// `Memory`. It is written before its time where it is much: the names of the topics make 1 MiB, or all of it half of what may be
+    /// pending. 1 to 86,400.
+    pub write_behind_seconds: u32,
     /// Percent of the file system with the data directory that stays free; 0 = none. Below it the store takes nothing, as when
     /// it has failed, until there is room again. At most 50.
     pub disk_free_min: u8,
@@ -395,6 +399,7 @@ impl Default for Settings {
             data_directory: None,
             mosquitto_db: None,
             durability: Durability::Synced,
+            write_behind_seconds: 1,
             disk_free_min: 5,
             journal_pending_bytes_max: 64 * MIB,
             journal_wait_seconds: 10,

@@ -98,6 +98,28 @@ fn d11_a_retained_qos_0_message_is_written_within_a_second_and_only_the_last() {
 }
 
 #[test]
+fn a_retained_qos_0_message_waits_as_long_as_write_behind_seconds_says_and_no_acknowledgement_does()
+{
+    let mut life = Life::with(Settings {
+        write_behind_seconds: 1_800,
+        ..settings()
+    });
+    life.engine.hold();
+    let client = life.connect("c", Clean::Yes, 0, None);
+    life.send(client, &publish(0x31, b"r", b"1"));
+    life.pass(1_799_999);
+    assert!(life.engine.pending().is_empty());
+    life.send(client, &publish_qos1(0x33, b"s", b"1"));
+    life.turn();
+    assert_eq!(life.engine.pending().len(), 1, "QoS 1 at once");
+    life.engine.commit_all();
+    assert_eq!(life.image().retained().count(), 1);
+    life.pass(1);
+    life.engine.commit_all();
+    assert_eq!(life.image().retained().count(), 2);
+}
+
+#[test]
 fn d11_what_is_retained_at_qos_0_is_written_before_the_broker_stops() {
     let mut life = Life::first();
     let client = life.connect("c", Clean::Yes, 0, None);

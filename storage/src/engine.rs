@@ -34,6 +34,8 @@ pub struct RedbEngine {
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     pub durability: Durability,
+    /// With `Durability::Memory`: how long the store gathers before it writes.
+    pub write_behind: Duration,
     /// Bytes of batches that may wait to become durable; above it `append` gives `Full`.
     pub pending_bytes_max: u64,
     /// Bytes of the file that are held in memory.
@@ -48,6 +50,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             durability: Durability::Synced,
+            write_behind: Duration::from_secs(1),
             pending_bytes_max: 64 << 20,
             cache_bytes: 64 << 20,
             reopen_delay: Duration::from_millis(100),

@@ -36,7 +36,7 @@ pub enum Durability {
     Synced,
     /// The end of this process, not that of the machine. A power cut may leave a store that has to be repaired.
     Written,
-    /// Nothing: batches count as durable when they are appended, and are on disk about a second later.
+    /// Nothing: batches count as durable when they are appended, and are on disk some time later.
     Memory,
 }
 
@@ -66,6 +66,8 @@ pub(crate) struct Writer {
 struct Shared {
     pending_bytes_max: u64,
     durability: Durability,
+    /// How long a store that promises nothing gathers before it writes.
+    write_behind: Duration,
     reopen_delay: Duration,
     state: Mutex<State>,
     /// The thread waits here for work.
@@ -93,6 +95,8 @@ struct State {
     busy: Option<u64>,
     groups: u64,
     stop: Stop,
+    /// Somebody waits for what is pending.
+    is_flushed: bool,
     /// The thread is gone.
     has_ended: bool,
     /// Nothing above this is committed; a lever for tests.
@@ -146,12 +150,14 @@ impl Writer {
             groups: 0,
             stop: Stop::No,
             has_ended: false,
+            is_flushed: false,
             hold: None,
             counters: Counters::default(),
         };
         let shared = Arc::new(Shared {
             pending_bytes_max: options.pending_bytes_max,
             durability: options.durability,
+            write_behind: options.write_behind,
             reopen_delay: options.reopen_delay,
             state: Mutex::new(state),
             work: Condvar::new(),
@@ -219,10 +225,12 @@ impl Writer {
     pub(crate) fn flush(&self) {
         let mut state = self.shared.lock();
         state.hold = None;
+        state.is_flushed = true;
         self.shared.wake(&mut state);
         while (state.busy.is_some() || !state.pending.is_empty()) && !state.has_failed() {
             state = wait(&self.shared.settled, state);
         }
+        state.is_flushed = false;
     }
 
     /// From here on nothing above `upto` becomes durable. Returns when everything up to it is.
@@ -342,13 +350,14 @@ impl Shared {
         }
     }
 
-    /// Nobody waits for the disk: a second's worth is written at once, unless it is much.
+    /// Nobody waits for the disk: what comes in this time is written at once, unless it is much or somebody does.
     fn gather<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let full = self.pending_bytes_max / 2;
         let (state, _) = self
             .work
-            .wait_timeout_while(state, MEMORY_DELAY, |state| {
-                state.stop == Stop::No && state.pending_bytes < full && state.hold.is_none()
+            .wait_timeout_while(state, self.write_behind, |state| {
+                let is_much = state.pending_bytes >= full;
+                state.stop == Stop::No && !is_much && !state.is_flushed && state.hold.is_none()
             })
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         state
@@ -595,5 +604,3 @@ fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, 
 /// How many times the first delay the last one is: two seconds by default, less than the five in which an operator may
 /// expect the store back.
 const REOPEN_DELAY_GROWTH: u32 = 20;
-/// How long a store that promises nothing gathers before it writes.
-const MEMORY_DELAY: Duration = Duration::from_secs(1);

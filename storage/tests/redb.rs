@@ -65,6 +65,25 @@ fn without_durability_a_batch_counts_at_once_and_is_written_later() {
 }
 
 #[test]
+fn what_nobody_waits_for_is_written_when_somebody_does() {
+    let subject = OnDisk::new(Options {
+        durability: Durability::Memory,
+        write_behind: Duration::from_secs(86_400),
+        ..Options::default()
+    });
+    let mut world = World::new();
+    let mut random = Random(1);
+    for commits in 1..4 {
+        for _ in 0..10 {
+            let batch = Batch(world.batch(&mut random));
+            subject.append(batch).unwrap();
+        }
+        subject.engine.flush();
+        assert_eq!(subject.engine.counters().commits, commits);
+    }
+}
+
+#[test]
 fn written_only_never_syncs_and_survives_the_end_of_the_process() {
     let options = Options {
         durability: Durability::Written,

@@ -1,7 +1,7 @@
 //! What is true in memory before it is written: retained messages and the broker clock.
 //!
 //! A retained topic is not written when it changes but with a batch, as it stands then: for QoS 1 and 2 with the batch of the
-//! same turn, which the acknowledgement waits for; for QoS 0, which promises nothing, at most [`LAZY_MILLISECONDS`] later, the
+//! same turn, which the acknowledgement waits for; for QoS 0, which promises nothing, at most `write_behind_seconds` later, the
 //! last value only (D11). Two shards may change one topic, and whoever appends last has the last word in the store: so the
 //! state is read, and the batch appended, under one lock, and what is appended last is what memory holds.
 //!
@@ -105,7 +105,8 @@ impl Shard {
         unwritten.lazy.insert(topic.into());
         unwritten.is_due |= self.draining || unwritten.lazy_bytes >= LAZY_BYTES_DUE;
         if unwritten.armed.is_none() {
-            let due = Some(now.monotonic + LAZY_MILLISECONDS);
+            let wait = 1_000 * u64::from(self.shared.settings.write_behind_seconds);
+            let due = Some(now.monotonic + wait);
             self.timers.set(&mut unwritten.armed, due, Timer::Retained);
         }
     }
@@ -189,8 +190,6 @@ fn is_of_the_server(topic: &str) -> bool {
     topic == "$SYS" || topic.starts_with("$SYS/")
 }
 
-/// How long a retained QoS 0 message may be in memory only.
-const LAZY_MILLISECONDS: u64 = 1_000;
 /// Names of so many bytes are written before their time.
 const LAZY_BYTES_DUE: usize = 1024 * 1024;
 /// Names of so many bytes may wait for a journal that takes nothing.

@@ -25,6 +25,9 @@ pub(super) struct Draft {
     pub(super) location: Option<PathBuf>,
     /// persistence_file.
     pub(super) old_store: Option<PathBuf>,
+    /// In seconds; where `autosave_on_changes`, in changes.
+    pub(super) autosave_interval: Option<i64>,
+    pub(super) autosave_on_changes: bool,
     /// In bytes.
     pub(super) memory_limit: Option<u64>,
     /// None until the first log_dest: it replaces the default.
@@ -134,6 +137,8 @@ impl Draft {
             per_listener: false,
             location: None,
             memory_limit: None,
+            autosave_interval: None,
+            autosave_on_changes: false,
             old_store: None,
             log_destinations: None,
             plugins: Vec::new(),
@@ -230,6 +235,7 @@ impl Draft {
             not_yet.push(bridge.not_yet());
         }
         self.place_of_the_store(world);
+        self.write_behind();
         if let Some(destinations) = self.log_destinations.take() {
             self.settings.log.destinations = destinations;
         }
@@ -318,6 +324,14 @@ impl Draft {
             let file = self.old_store.take();
             let file = file.unwrap_or_else(|| "mosquitto.db".into());
             self.settings.mosquitto_db = Some(directory.join(file));
+        }
+    }
+
+    /// What `autosave_interval` leaves to say, where a PUBLISH is acknowledged on disk. 0 is "at the end" there.
+    fn write_behind(&mut self) {
+        if let (Some(interval), false) = (self.autosave_interval, self.autosave_on_changes) {
+            let seconds = u32::try_from(interval).ok().filter(|seconds| *seconds > 0);
+            self.settings.write_behind_seconds = seconds.unwrap_or(DAY).min(DAY);
         }
     }
 
@@ -577,3 +591,5 @@ impl Security {
 const LISTENERS_MAX: usize = 1_000;
 /// Less is no room for one connection.
 const TOTAL_BUFFER_MIN: u64 = 65_536;
+/// Of `autosave_interval`; in seconds.
+const DAY: u32 = 86_400;

@@ -626,6 +626,22 @@ fn included_files_come_in_the_order_of_their_names_and_include_nothing() {
 }
 
 #[test]
+fn an_autosave_interval_is_how_long_what_nobody_waits_for_may_wait() {
+    let seconds = |text: &str| settings(text).write_behind_seconds;
+    assert_eq!(seconds("persistence true\n"), 1);
+    assert_eq!(seconds("autosave_interval 1800\n"), 1_800);
+    // Not before the end, in Mosquitto.
+    assert_eq!(seconds("autosave_interval 0\n"), 86_400);
+    assert_eq!(seconds("autosave_interval -5\n"), 86_400);
+    assert_eq!(seconds("autosave_interval 99999999\n"), 86_400);
+    // Then it counts changes.
+    assert_eq!(
+        seconds("autosave_interval 1800\nautosave_on_changes true\n"),
+        1
+    );
+}
+
+#[test]
 fn a_memory_limit_is_shared_out_and_lifts_no_other_bound() {
     let shared = |text: &str| {
         let settings = settings(text);

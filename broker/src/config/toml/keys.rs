@@ -343,6 +343,13 @@ pub(super) const KEYS: &[Key<Settings>] = &[
     ),
     number!(qos2_wait_seconds, Seconds, 0, HOUR, "0 closes at once"),
     number!(
+        write_behind_seconds,
+        Seconds,
+        1,
+        DAY,
+        "the longer, the more a power cut takes of what was promised to nobody"
+    ),
+    number!(
         disk_free_min,
         Count,
         0,
@@ -689,6 +696,7 @@ pub(super) fn durability(word: &str) -> Option<Durability> {
 pub(super) const U16: u64 = 65_535;
 pub(super) const U32: u64 = 4_294_967_295;
 const HOUR: u64 = 3_600;
+const DAY: u64 = 24 * HOUR;
 /// Things that are counted in 32 bits.
 pub(super) const COUNT_MAX: u64 = U32;
 /// Sums of such things. Far from overflow when two are added.

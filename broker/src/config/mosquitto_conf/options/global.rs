@@ -336,12 +336,19 @@ pub(super) const OPTIONS: &[Opt] = &[
             "it is read once, into the store nightjar.redb in persistence_location",
         ))
     }),
-    global!("autosave_interval", INT, "", |_, _| {
-        Ok(Fate::ignored(
-            "everything is on disk before it is acknowledged",
-        ))
-    }),
-    global!("autosave_on_changes", Kind::Switch, "", |_, _| {
+    global!(
+        "autosave_interval",
+        INT,
+        "write_behind_seconds",
+        |draft, given| {
+            draft.autosave_interval = Some(given.number());
+            Ok(Fate::changed(
+                "what is acknowledged is on disk before that; what is retained at QoS 0 is so much later",
+            ))
+        }
+    ),
+    global!("autosave_on_changes", Kind::Switch, "", |draft, given| {
+        draft.autosave_on_changes = given.on();
         Ok(Fate::ignored(
             "everything is on disk before it is acknowledged",
         ))
