@@ -18,6 +18,14 @@ pub trait Nothing: Default + 'static {
     const NOTHING: &'static Self;
 }
 
+impl<T> Seldom<T> {
+    /// It owns nothing, and so it is empty: known without a look behind the pointer.
+    #[inline]
+    pub fn is_nothing(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
 impl<T> Default for Seldom<T> {
     fn default() -> Self {
         Self(None)
@@ -65,11 +73,12 @@ mod tests {
     #[test]
     fn nothing_is_owned_before_it_is_needed_and_after_it_is_given_back() {
         let mut list: Seldom<Vec<u8>> = Seldom::default();
-        assert!(list.is_empty() && list.0.is_none());
+        assert!(list.is_empty() && list.is_nothing());
         list.push(1);
         assert_eq!(*list, [1]);
+        assert!(!list.is_nothing());
         list = Seldom::default();
-        assert!(list.is_empty() && list.0.is_none());
+        assert!(list.is_empty() && list.is_nothing());
         assert_eq!(size_of_val(&list), size_of::<usize>());
     }
 }

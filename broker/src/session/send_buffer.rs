@@ -28,8 +28,8 @@ pub struct SendBuffer {
     len: usize,
     /// What the last attempt to write left.
     unsent: usize,
-    /// Bytes ever put in.
-    appended: u64,
+    /// Bytes put in since somebody asked last.
+    newly_appended: u64,
     /// Bytes written since somebody asked last.
     newly_written: u64,
 }
@@ -69,9 +69,9 @@ impl SendBuffer {
         self.len.saturating_sub(self.unsent)
     }
 
-    /// Bytes ever put in.
-    pub fn appended(&self) -> u64 {
-        self.appended
+    /// Bytes put in since the last call.
+    pub fn take_appended(&mut self) -> u64 {
+        mem::take(&mut self.newly_appended)
     }
 
     /// How many slices hold all of it.
@@ -179,7 +179,7 @@ impl SendBuffer {
 
     fn count(&mut self, bytes: usize) {
         self.len += bytes;
-        self.appended += bytes as u64;
+        self.newly_appended += bytes as u64;
     }
 
     /// Makes sure that the next appends have a buffer from the pool to go to.

@@ -83,7 +83,7 @@ impl Shard {
         };
         let entry = Entry {
             address: connection.peer.address().map(|address| address.ip()),
-            certificate: connection.certificate.clone(),
+            certificate: connection.client().cloned(),
             listener: Arc::clone(&connection.listener),
         };
         let shared = &self.shared;

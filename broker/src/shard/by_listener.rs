@@ -14,22 +14,23 @@ pub(super) struct Listeners(Vec<(Arc<str>, ByListener)>);
 
 /// Where a listener stands in `Listeners`.
 #[derive(Clone, Copy)]
-pub(super) struct ListenerPlace(usize);
+pub(super) struct ListenerPlace(u32);
 
 impl Listeners {
     pub(super) fn place_of(&mut self, listener: &ListenerSettings) -> ListenerPlace {
         let name = listener.label();
         let known = self.0.iter().position(|(known, _)| **known == *name);
-        ListenerPlace(known.unwrap_or_else(|| {
+        let place = known.unwrap_or_else(|| {
             self.0.push((name.into(), ByListener::default()));
             self.0.len() - 1
-        }))
+        });
+        ListenerPlace(u32::try_from(place).expect("a broker has fewer than 4 billion listeners"))
     }
 
     #[inline]
     pub(super) fn at(&mut self, place: ListenerPlace) -> &mut ByListener {
         // Places are given out by this, and nothing is ever removed.
-        let (_, of_listener) = &mut self.0[place.0];
+        let (_, of_listener) = &mut self.0[place.0 as usize];
         of_listener
     }
 }

@@ -13,13 +13,23 @@ use crate::clock::Now;
 use crate::identity::ConnectionId;
 use crate::settings::{ListenerSettings, TlsSettings};
 
+/// The certificate of a connection's client.
+pub(super) struct Certificate {
+    client: Arc<Client>,
+    /// When it ends.
+    timer: Option<u64>,
+}
+
 impl Shard {
     /// Who the client of a connection is, by the certificate it has proven to own. To be called behind `open`.
     pub fn identify(&mut self, now: Now, id: ConnectionId, client: &Arc<Client>) {
         let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
             return;
         };
-        connection.certificate = Some(Arc::clone(client));
+        connection.certificate = Some(Box::new(Certificate {
+            client: Arc::clone(client),
+            timer: None,
+        }));
         match client.why_void() {
             // While it was on its way from one shard to another.
             Some(void) => self.close(now, id, Cause::Certificate(void.clone())),
@@ -30,7 +40,7 @@ impl Shard {
     /// Ends every connection whose certificate has been declared void.
     pub fn part_with_void(&mut self, now: Now) {
         let void = self.connections.iter().filter_map(|connection| {
-            let void = connection.certificate.as_ref()?.why_void()?;
+            let void = connection.client()?.why_void()?;
             (!connection.is_closing()).then(|| (connection.id, void.clone()))
         });
         let void: Vec<(ConnectionId, Void)> = void.collect();
@@ -44,12 +54,11 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
             return;
         };
-        connection.certificate_timer = None;
-        let ends = connection
-            .certificate
-            .as_ref()
-            .map(|client| client.not_after());
-        if ends.is_some_and(|ends| ends < now.wall / 1000) {
+        let Some(certificate) = &mut connection.certificate else {
+            return;
+        };
+        certificate.timer = None;
+        if certificate.client.not_after() < now.wall / 1000 {
             if !connection.is_closing() {
                 self.close(now, id, Cause::Certificate(Void::Expired));
             }
@@ -59,13 +68,11 @@ impl Shard {
     }
 
     fn arm_certificate(&mut self, now: Now, id: ConnectionId) {
-        let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
+        let connection = self.connections.get_mut(id.slot, id.generation);
+        let Some(certificate) = connection.and_then(|one| one.certificate.as_mut()) else {
             return;
         };
-        let ends = connection
-            .certificate
-            .as_ref()
-            .map(|client| client.not_after());
+        let ends = Some(certificate.client.not_after());
         // It is valid in its last second, too.
         let deadline = ends.filter(|ends| *ends < u64::MAX).map(|ends| {
             let over = ends.saturating_add(1).saturating_mul(1000);
@@ -73,15 +80,14 @@ impl Shard {
             now.monotonic.saturating_add(left)
         });
         let timer = Timer::Certificate(id);
-        self.timers
-            .set(&mut connection.certificate_timer, deadline, timer);
+        self.timers.set(&mut certificate.timer, deadline, timer);
     }
 
     pub(super) fn disarm_certificate(&mut self, id: ConnectionId) {
-        if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
+        let connection = self.connections.get_mut(id.slot, id.generation);
+        if let Some(certificate) = connection.and_then(|one| one.certificate.as_mut()) {
             let timer = Timer::Certificate(id);
-            self.timers
-                .set(&mut connection.certificate_timer, None, timer);
+            self.timers.set(&mut certificate.timer, None, timer);
         }
     }
 
@@ -99,7 +105,7 @@ impl Shard {
         let Some(connection) = self.connections.get(id.slot, id.generation) else {
             return Ok(false);
         };
-        let client = connection.certificate.as_ref();
+        let client = connection.client();
         let name = client.and_then(|client| tls.identity_in(client.identity()));
         let name = name.ok_or(Cause::NotAuthorised(Refusal::NoCertificate))?;
         if connect.client_id.is_empty() {
@@ -114,9 +120,16 @@ impl Shard {
 }
 
 impl Connection {
+    /// Who the client is by its certificate.
+    pub(super) fn client(&self) -> Option<&Arc<Client>> {
+        self.certificate
+            .as_ref()
+            .map(|certificate| &certificate.client)
+    }
+
     /// The user name, where the listener takes it from certificates.
     pub(super) fn user_by_certificate(&self, tls: &TlsSettings) -> Result<&str, Cause> {
-        let client = self.certificate.as_ref();
+        let client = self.client();
         let name = client.and_then(|client| tls.user_in(client.identity()));
         name.ok_or(Cause::NotAuthorised(Refusal::NoCertificate))
     }

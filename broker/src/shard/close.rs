@@ -112,7 +112,7 @@ impl Shard {
             );
         }
         self.receive_bytes -= connection.received_bytes();
-        connection.partial = Vec::new();
+        connection.partial = Seldom::default();
         connection.unread = Seldom::default();
         connection.waiting_publishes = Seldom::default();
         connection.last_route = None;

@@ -75,6 +75,7 @@ pub use authenticate::Refusal;
 use authenticate::{Authenticating, Claimant, Login};
 use authorize::Denials;
 use by_listener::{ListenerPlace, Listeners};
+use certificate::Certificate;
 pub use close::Cause;
 use groups::Handing;
 pub use mail::{Mail, PostOffice};
@@ -196,10 +197,8 @@ pub struct Connection {
     /// As CONNECT said; for the CONNACK that refuses it.
     maximum_packet_size: u32,
     send: SendBuffer,
-    /// How much of what was ever put in `send` has been logged.
-    traced: u64,
     /// The beginning of a packet whose rest has not come.
-    partial: Vec<u8>,
+    partial: Seldom<Vec<u8>>,
     /// Read, and left for the next turn because this one has made enough already.
     unread: Seldom<Vec<u8>>,
     last_received: u64,
@@ -213,9 +212,8 @@ pub struct Connection {
     from_memory: bool,
     listener: Arc<ListenerSettings>,
     listener_place: ListenerPlace,
-    /// Who the client is by its certificate.
-    certificate: Option<Arc<Client>>,
-    certificate_timer: Option<u64>,
+    /// Who the client is by its certificate. Boxed: few have one.
+    certificate: Option<Box<Certificate>>,
     /// Until it is served.
     claimant: Option<Box<Claimant>>,
     /// What its user has proved to be that user with; for the next reload.
@@ -360,8 +358,7 @@ impl Shard {
             version: ProtocolVersion::V3_1_1,
             maximum_packet_size: u32::MAX,
             send: SendBuffer::default(),
-            traced: 0,
-            partial: Vec::new(),
+            partial: Seldom::default(),
             unread: Seldom::default(),
             last_received: now.monotonic,
             timer: None,
@@ -372,7 +369,6 @@ impl Shard {
             listener: Arc::clone(listener),
             listener_place,
             certificate: None,
-            certificate_timer: None,
             claimant: None,
             credential: None,
             needs: Needs::default(),
@@ -396,13 +392,13 @@ impl Shard {
         let counters = self.listeners.at(connection.listener_place);
         counters.bytes_received += bytes.len() as u64;
         let mut unread = std::mem::take(&mut connection.unread);
-        self.receive_bytes -= unread.len() as u64;
         let mut rest = bytes;
-        if !unread.is_empty() {
+        if !unread.is_nothing() {
+            self.receive_bytes -= unread.len() as u64;
             unread.extend_from_slice(bytes);
             rest = &unread;
         }
-        if !connection.partial.is_empty() {
+        if !connection.partial.is_nothing() {
             match self.complete_partial(now, id, &mut rest) {
                 Some(Received::Continue) => {}
                 Some(moved) => return moved,
@@ -734,7 +730,7 @@ impl Shard {
             unread: unread.to_vec(),
             peer: connection.peer.clone(),
             listener: Arc::clone(&connection.listener),
-            client: connection.certificate.clone(),
+            client: connection.client().cloned(),
         };
         self.released(id);
         Received::Move(Box::new(departure))

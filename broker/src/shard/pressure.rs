@@ -5,7 +5,7 @@
 //! PUBLISH needed the journal are not read; above twice that, whoever's last packet did, and who has not said CONNECT yet. Once half of the bound is durable
 //! they are read again. Nothing is dropped, and keep alive does not run for them meanwhile.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::{Connection, Shard};
 use crate::clock::Now;
@@ -19,8 +19,8 @@ pub(super) struct Pressure {
     /// Cost of the letters behind a batch that it has not.
     pub(super) held_mail: u64,
     level: Level,
-    /// Connections that had something to say and were not read.
-    paused: BTreeSet<ConnectionId>,
+    /// Connections that had something to say and were not read, and since when.
+    paused: BTreeMap<ConnectionId, u64>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -36,7 +36,6 @@ enum Level {
 pub(super) struct Needs {
     publish: bool,
     last_packet: bool,
-    paused_since: Option<u64>,
 }
 
 impl Shard {
@@ -77,13 +76,10 @@ impl Shard {
         let Some(connection) = self.connections.get(id.slot, id.generation) else {
             return;
         };
-        if connection.needs.paused_since.is_some() || !self.waits_for_room(connection) {
+        if !self.waits_for_room(connection) || self.pressure.paused.contains_key(&id) {
             return;
         }
-        if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
-            connection.needs.paused_since = Some(now.monotonic);
-        }
-        self.pressure.paused.insert(id);
+        self.pressure.paused.insert(id, now.monotonic);
         self.sinks.counters.connections_paused += 1;
     }
 
@@ -118,16 +114,16 @@ impl Shard {
             return;
         }
         self.pressure.level = level;
-        for id in std::mem::take(&mut self.pressure.paused) {
+        for (id, since) in std::mem::take(&mut self.pressure.paused) {
             let still_waits = self
                 .connections
                 .get(id.slot, id.generation)
                 .is_some_and(|connection| self.waits_for_room(connection));
             if still_waits {
-                self.pressure.paused.insert(id);
+                self.pressure.paused.insert(id, since);
                 continue;
             }
-            self.count_paused(now, id);
+            self.count_paused(now, since);
             if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
                 // It was silent because we did not listen.
                 connection.last_received = now.monotonic;
@@ -138,16 +134,12 @@ impl Shard {
 
     /// The connection ends, paused or not.
     pub(super) fn forget_paused(&mut self, now: Now, id: ConnectionId) {
-        if self.pressure.paused.remove(&id) {
-            self.count_paused(now, id);
+        if let Some(since) = self.pressure.paused.remove(&id) {
+            self.count_paused(now, since);
         }
     }
 
-    fn count_paused(&mut self, now: Now, id: ConnectionId) {
-        if let Some(connection) = self.connections.get_mut(id.slot, id.generation)
-            && let Some(since) = connection.needs.paused_since.take()
-        {
-            self.sinks.counters.paused_milliseconds += now.monotonic.saturating_sub(since);
-        }
+    fn count_paused(&mut self, now: Now, since: u64) {
+        self.sinks.counters.paused_milliseconds += now.monotonic.saturating_sub(since);
     }
 }

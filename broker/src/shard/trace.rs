@@ -31,11 +31,14 @@ impl Shard {
     /// What this turn has put in the send buffers.
     pub(super) fn trace_sent(&mut self) {
         for id in self.sinks.dirty.clone() {
+            let Some(connection) = self.connections.get_mut(id.slot, id.generation) else {
+                continue;
+            };
+            let untraced = connection.send.take_appended();
+            let untraced = usize::try_from(untraced).unwrap_or(usize::MAX);
             let Some(connection) = self.connections.get(id.slot, id.generation) else {
                 continue;
             };
-            let appended = connection.send.appended();
-            let untraced = usize::try_from(appended - connection.traced).unwrap_or(usize::MAX);
             let bytes = tail(connection, untraced);
             let name = self.name_of(connection);
             let mut rest = &*bytes;
@@ -45,9 +48,6 @@ impl Shard {
                     tracing::trace!("{}", line.replace("{}", &name));
                 }
                 rest = after;
-            }
-            if let Some(connection) = self.connections.get_mut(id.slot, id.generation) {
-                connection.traced = appended;
             }
         }
     }
