@@ -136,7 +136,7 @@ impl RedbEngine {
         self.store.disk.path()
     }
 
-    /// Returns when nothing is pending, or the medium has failed.
+    /// Returns when all that has been appended is durable, or the medium has failed.
     pub fn flush(&self) {
         self.writer.flush();
     }

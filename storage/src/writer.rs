@@ -95,7 +95,7 @@ struct State {
     busy: Option<u64>,
     groups: u64,
     stop: Stop,
-    /// Somebody waits for what is pending.
+    /// Somebody waits for what is pending; until it is taken.
     is_flushed: bool,
     /// The thread is gone.
     has_ended: bool,
@@ -221,16 +221,16 @@ impl Writer {
         self.shared.lock().has_ended
     }
 
-    /// Returns when nothing is pending, or the medium has failed.
+    /// Returns when all that has been appended is durable, or the medium has failed.
     pub(crate) fn flush(&self) {
         let mut state = self.shared.lock();
         state.hold = None;
-        state.is_flushed = true;
+        state.is_flushed = !state.pending.is_empty();
         self.shared.wake(&mut state);
-        while (state.busy.is_some() || !state.pending.is_empty()) && !state.has_failed() {
+        let upto = state.operations;
+        while state.committed < upto && !state.has_failed() {
             state = wait(&self.shared.settled, state);
         }
-        state.is_flushed = false;
     }
 
     /// From here on nothing above `upto` becomes durable. Returns when everything up to it is.
@@ -542,6 +542,7 @@ impl State {
 
     fn take_due(&mut self) -> Option<Group> {
         let hold = self.hold;
+        self.is_flushed = false;
         self.take_group(|last| hold.is_none_or(|hold| last <= hold))
     }
 
