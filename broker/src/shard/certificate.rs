@@ -72,9 +72,9 @@ impl Shard {
         let Some(certificate) = connection.and_then(|one| one.certificate.as_mut()) else {
             return;
         };
-        let ends = Some(certificate.client.not_after());
+        let ends = certificate.client.not_after();
         // It is valid in its last second, too.
-        let deadline = ends.filter(|ends| *ends < u64::MAX).map(|ends| {
+        let deadline = (ends < u64::MAX).then(|| {
             let over = ends.saturating_add(1).saturating_mul(1000);
             let left = over.saturating_sub(now.wall).max(1);
             now.monotonic.saturating_add(left)
